@@ -1,0 +1,223 @@
+"""Row checks: every table that comes in is validated here, and a broken row is named or set aside, never lost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lrkd.errors import UserError
+
+OnError = Literal["raise", "skip"]
+
+
+class RowErrors:
+    """Where broken rows go: the first one raises, or all are set aside in a JSON-lines file and counted.
+
+    Args:
+        on_error: ``raise`` or ``skip``.
+        rejects: The file that takes the rows set aside (needed for ``skip``); written only if there are any.
+
+    Raises:
+        UserError: ``skip`` without a file to set rows aside in.
+    """
+
+    def __init__(self, on_error: OnError = "raise", rejects: Path | None = None) -> None:
+        if on_error not in ("raise", "skip"):
+            raise UserError(f"on_error is 'raise' or 'skip', got {on_error!r}")
+        if on_error == "skip" and rejects is None:
+            raise UserError("on_error 'skip' needs a file to set the broken rows aside in")
+        self.on_error = on_error
+        self.rejects = rejects
+        self.counts: Counter[str] = Counter()
+        self._file: IO[str] | None = None
+
+    def report(self, file: str | Path, row: int, column: str, problem: str, record: dict[str, Any]) -> None:
+        """Raise for, or set aside, one broken row.
+
+        Args:
+            file: The file it stands in.
+            row: Its place there, counted from 1.
+            column: The column that is wrong.
+            problem: What is wrong, in a few words that do not depend on the row (they are counted).
+            record: The row as read, for the file of rejects.
+
+        Raises:
+            UserError: ``on_error`` is ``raise``.
+        """
+        if self.on_error == "raise":
+            value = record.get(column)
+            raise UserError(
+                f"{file}, row {row}, column {column!r}: {problem} (value: {value!r:.80}). Mend the row, or run "
+                "`python -m lrkd data import ... --on_error skip`, which sets such rows aside in a file."
+            )
+        self.counts[f"{column}: {problem}"] += 1
+        if self._file is None:
+            assert self.rejects is not None
+            self.rejects.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.rejects.open("w", encoding="utf-8")
+        entry = {"file": str(file), "row": row, "column": column, "problem": problem, "record": record}
+        self._file.write(json.dumps(entry, ensure_ascii=True, default=_as_text) + "\n")
+
+    @property
+    def total(self) -> int:
+        """How many rows were set aside."""
+        return self.counts.total()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _as_text(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def check_rows(
+    table: pa.Table,
+    schema: pa.Schema,
+    file: str | Path,
+    errors: RowErrors,
+    *,
+    first_row: int = 1,
+    labels: tuple[str, ...] | None = None,
+    label_column: str = "label",
+) -> tuple[pa.Table, np.ndarray]:
+    """Cast a piece of a table to a schema and take out the rows that break it.
+
+    Args:
+        table: N rows as read; columns that the schema lacks are dropped, optional ones that it lacks are null.
+        schema: What the columns must be; a field that is not nullable must be filled and, if text, not blank.
+        file: Named in messages.
+        errors: Takes the broken rows.
+        first_row: The place of the first row in its file, counted from 1.
+        labels: If given, ``label_column`` must be null (where the schema allows it) or one of these.
+        label_column: The column that holds labels.
+
+    Returns:
+        The M <= N good rows in the schema's columns, and their positions in ``table`` (M,).
+
+    Raises:
+        UserError: A required column is missing, or a row is broken and ``errors`` raises.
+    """
+    missing = [field.name for field in schema if not field.nullable and field.name not in table.column_names]
+    if missing:
+        raise UserError(f"{file}: lacks the column(s) {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    bad: dict[int, tuple[str, str]] = {}
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column, problems = _cast(table[field.name].combine_chunks(), field)
+        if field.name == label_column and labels is not None:
+            known = pc.or_(pc.is_null(column), pc.is_in(column, value_set=pa.array(labels, pa.string())))
+            unknown = f"unknown label; the label set has {', '.join(labels)}"
+            problems = {i: unknown for i in _where(pc.invert(known))} | problems
+        columns.append(column)
+        for row, problem in problems.items():
+            bad.setdefault(row, (field.name, problem))
+    for row in sorted(bad):
+        errors.report(file, first_row + row, *bad[row], _record(table, row))
+    good = np.setdiff1d(np.arange(table.num_rows), np.fromiter(bad, int, len(bad)))
+    # The schema is set at the end: a column may hold nulls until the broken rows are gone.
+    kept = pa.table(columns, names=schema.names).take(pa.array(good))
+    return kept.cast(schema), good
+
+
+def _where(mask: pa.Array) -> np.ndarray:
+    return np.flatnonzero(np.asarray(mask.fill_null(False).to_numpy(zero_copy_only=False), dtype=bool))
+
+
+def _cast(column: pa.Array, field: pa.Field) -> tuple[pa.Array, dict[int, str]]:
+    """One column in the field's type, and what is wrong with which row."""
+    problems: dict[int, str] = {}
+    if pa.types.is_floating(column.type):
+        problems |= dict.fromkeys(_where(pc.is_nan(column)), "NaN")
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    if pa.types.is_string(field.type):
+        column, broken = _as_utf8(column)
+        problems |= dict.fromkeys(broken, "not UTF-8")
+    elif column.type != field.type:
+        column, broken = _cast_each(column, field.type)
+        problems |= dict.fromkeys(broken, f"not of type {field.type}")
+    if not field.nullable:
+        empty = pc.is_null(column)
+        if pa.types.is_string(column.type):
+            empty = pc.or_(empty, pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column.fill_null(""))), 0))
+        problems = dict.fromkeys(_where(empty), "empty") | problems
+    return column, problems
+
+
+def _as_utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
+    """Text of any storage type as ``string``; rows that are not UTF-8 become null and are listed."""
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    if not (pa.types.is_large_string(column.type) or pa.types.is_string(column.type) or _is_binary(column.type)):
+        return column.cast(pa.string()), []
+    raw = column if _is_binary(column.type) else column.cast(pa.large_binary())
+    try:
+        text = raw.cast(pa.string())  # checks every byte
+    except pa.ArrowInvalid:
+        values = raw.to_pylist()
+        broken = [i for i, value in enumerate(values) if value is not None and not _is_utf8(value)]
+        gone = set(broken)
+        return pa.array([None if i in gone else v for i, v in enumerate(values)], pa.binary()).cast(pa.string()), broken
+    return text, []
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cast_each(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """Cast a column; where that fails, cell by cell, with the cells that do not fit null and listed."""
+    try:
+        return column.cast(kind), []
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        cells, broken = [], []
+        for i, cell in enumerate(column):
+            try:
+                cells.append(cell.cast(kind).as_py())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                cells.append(None)
+                broken.append(i)
+        return pa.array(cells, kind), broken
+
+
+def _record(table: pa.Table, row: int) -> dict[str, Any]:
+    """One row as Python values; text that is not UTF-8 comes as bytes."""
+    record = {}
+    for name in table.column_names:
+        cell = table[name][row]
+        try:
+            record[name] = cell.as_py()
+        except UnicodeDecodeError:
+            record[name] = cell.cast(pa.large_binary()).as_py()
+    return record
+
+
+def repeated(keys: list[pa.Array | pa.ChunkedArray]) -> np.ndarray:
+    """The positions at which a key (one or several columns of N rows) stands that stood earlier already."""
+    names = [f"k{i}" for i in range(len(keys))]
+    table = pa.table([*keys, pa.array(np.arange(len(keys[0])))], names=[*names, "row"])
+    first = table.group_by(names).aggregate([("row", "min")])["row_min"].to_numpy()
+    return np.setdiff1d(np.arange(len(keys[0])), first)
