@@ -17,6 +17,7 @@ from lrkd.data.types import PAIRS_FILE, PAIRS_SCHEMA, LabelSet
 from lrkd.errors import UserError
 
 BATCH_ROWS = 16_384
+READ_BUFFER = 1 << 16
 
 
 def pairs_path(root: str | Path) -> Path:
@@ -41,7 +42,8 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         UserError: The file is not readable Parquet.
     """
     try:
-        return pq.ParquetFile(path)
+        # Without a buffer, reading starts by loading whole column chunks: a gigabyte of descriptions at a time.
+        return pq.ParquetFile(path, buffer_size=READ_BUFFER, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {error}") from error
 
@@ -87,9 +89,7 @@ def iter_pairs(
         yield table
 
 
-def read_pairs(
-    root: str | Path, *, columns: Sequence[str] | None = None, labels: LabelSet | None = None
-) -> pa.Table:
+def read_pairs(root: str | Path, *, columns: Sequence[str] | None = None, labels: LabelSet | None = None) -> pa.Table:
     """A data root's pairs as one table, checked; see :func:`iter_pairs`.
 
     Raises:

@@ -1,0 +1,108 @@
+"""``python -m lrkd``: one program, a command a stage; only the stage that is asked for is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from lrkd import __version__
+from lrkd.errors import UserError
+
+TRAINING = {
+    "fit": "train a student",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split",
+    "predict": "score pairs with a checkpoint",
+}
+
+STAGES = {
+    "data import": ("lrkd.data.importers:import_data", "ESCI, WANDS or a table of your own into a data root"),
+    "data split": ("lrkd.data.split:split_data", "train/val/test and folds, by query"),
+    "data audit": ("lrkd.data.audit:audit_data", "leaks, label noise, lengths, yield of rationales"),
+    "data synthesize": ("lrkd.data.synthetic:synthesize_data", "a synthetic catalogue with labels and rationales"),
+    "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
+    "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),
+}
+
+
+def usage() -> str:
+    """The top-level help."""
+    width = max(map(len, [*TRAINING, *STAGES])) + 2
+    lines = [f"  {name:<{width}}{text}" for name, text in TRAINING.items()]
+    stages = [f"  {name:<{width}}{text}" for name, (_, text) in STAGES.items()]
+    return "\n".join(
+        [
+            "usage: python -m lrkd COMMAND [options]",
+            "",
+            "Distil multi-perspective LLM reasoning into a small, fast relevance model.",
+            "",
+            "data and evaluation:",
+            *stages,
+            "",
+            "training (LightningCLI, with --config):",
+            *lines,
+            "",
+            "`python -m lrkd COMMAND --help` shows a command's options.",
+        ]
+    )
+
+
+def _run_stage(name: str, args: list[str]) -> None:
+    from jsonargparse import auto_cli
+
+    module, _, function = STAGES[name][0].partition(":")
+    command = getattr(import_module(module), function)
+    auto_cli(command, args=_listed(args), as_positional=False, prog=f"python -m lrkd {name}", fail_untyped=False)
+
+
+def _listed(args: list[str]) -> list[str]:
+    """``--runs a b`` as ``--runs+ a --runs+ b``, which is how jsonargparse takes several values of a list."""
+    listed: list[str] = []
+    if not args:
+        return listed
+    start = 0
+    for end in [i for i, arg in enumerate(args) if arg.startswith("--") and i] + [len(args)]:
+        option, values = args[start], args[start + 1 : end]
+        listed += [option, *values] if len(values) < 2 else [x for value in values for x in (f"{option}+", value)]
+        start = end
+    return listed
+
+
+def main(args: list[str] | None = None) -> None:
+    """Dispatch one command.
+
+    Args:
+        args: The command line after the program's name.
+
+    Raises:
+        SystemExit: The command failed (status 2 for the user's mistakes), or only help was asked for.
+    """
+    args = sys.argv[1:] if args is None else args
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if args[0] == "--version":
+        print(f"lrkd {__version__}")
+        return
+    try:
+        if args[0] in TRAINING:
+            from lrkd.cli import run
+
+            run(args)
+        elif args[0] in STAGES:
+            _run_stage(args[0], args[1:])
+        elif " ".join(args[:2]) in STAGES:
+            _run_stage(" ".join(args[:2]), args[2:])
+        else:
+            raise UserError(f"no command {' '.join(args[:2])!r}\n\n{usage()}")
+    except UserError as error:
+        if "LRKD_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""RunRecorder: writes a run's folder (``run.json``, predictions, metrics) and tells the user what happens."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from lrkd.data.triples import TripleDataModule
+from lrkd.student import StudentLRKD
+
+PACKAGES = ("lrkd", "lightning", "torch", "transformers", "torchmetrics", "jsonargparse")
+
+
+class RunRecorder(Callback):
+    """Writes ``run.json`` when ``fit`` ends, and ``<split>_metrics.json`` and ``<split>_predictions.parquet`` after
+    ``validate``, ``test`` and ``predict``; prints what is trained on what, a line an epoch, and what to run next.
+
+    Args:
+        folder: The run's folder.
+        method: What ``compare`` groups runs by.
+        seed: The run's seed.
+    """
+
+    def __init__(self, folder: str | Path, method: str, seed: int) -> None:
+        self.folder = Path(folder)
+        self.method = method
+        self.seed = seed
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._seconds = 0.0
+
+    # fit
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what is trained on what, and start the clock."""
+        self._started = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
+        data, model = _checked(trainer, pl_module)
+        facts = data.describe()
+        for logger in trainer.loggers:
+            logger.log_metrics({f"data/{k}": facts[k] for k in ("query_cut_rate", "item_cut_rate")}, step=0)
+        pairs, parameters = facts["pairs"], parameter_counts(model)
+        self.console.print(
+            f"[bold]{self.method}[/]  {data.root}: {pairs['train']:,} train, {pairs['val']:,} val, {pairs['test']:,} test"
+            f" pairs; cut: {facts['query_cut_rate']:.1%} of queries, {facts['item_cut_rate']:.1%} of items\n"
+            f"  {parameters['total']:,} parameters (encoder {parameters['encoder']:,}, extractor "
+            f"{parameters['extractor']:,}, head {parameters['head']:,})"
+        )
+        if targets := facts["targets"]:
+            self.console.print(
+                f"  {targets['used']:,} of {targets['rationales']:,} rationales used "
+                f"({', '.join(targets['perspectives'])}); {targets['pairs_with_target']:,} pairs have a target, the "
+                "others train on their label alone"
+            )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write ``run.json``."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._seconds += time.perf_counter() - self._started
+        data, model = _checked(trainer, pl_module)
+        facts = data.describe()
+        record = {
+            "method": self.method,
+            "seed": self.seed,
+            "fold": data.fold,
+            "data": {"root": data.root, "fingerprint": data.fingerprint()["pairs"], **facts},
+            "label_set": data.label_set,
+            "majority_label": data.label_set["labels"][int(model.label_counts.argmax())],
+            "parameters": parameter_counts(model),
+            "seconds": round(self._seconds, 2),
+            "epochs": trainer.current_epoch,
+            "best": _best(trainer, self.folder),
+            "versions": {name: version(name) for name in PACKAGES},
+        }
+        _write_json(self.folder / "run.json", record)
+        best = record["best"]
+        if best is None:
+            self.console.print(f"The run is in {self.folder}")
+            return
+        self.console.print(
+            f"Best {best['metric']} {best['value']:.4f} (the checkpoint kept as best). The run is in {self.folder}; next:\n"
+            f"  python -m lrkd test --ckpt_path {self.folder / best['checkpoint']}"
+        )
+
+    def _print_epoch(self, trainer: L.Trainer) -> None:
+        shown = ("val/macro_f1", "val/accuracy", "val/ndcg@10", "val/guidance_r2", "train/loss", "train/grad_ratio")
+        values = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
+        seconds = time.perf_counter() - self._started
+        self.console.print(
+            f"  epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
+            + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            + f"  ({seconds:.0f} s)"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds trained so far, so that a resumed run counts them all."""
+        return {"seconds": self._seconds + time.perf_counter() - self._started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self._seconds = state_dict["seconds"]
+
+    # validate, test, predict
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """In ``fit`` a line an epoch; in ``validate`` the split's results."""
+        if trainer.state.fn == "validate":
+            self._write_results(trainer, pl_module, "val")
+        elif not trainer.sanity_checking and trainer.is_global_zero:
+            self._print_epoch(trainer)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the test split's results."""
+        self._write_results(trainer, pl_module, "test")
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the predictions."""
+        self._write_results(trainer, pl_module, "predict")
+
+    def _write_results(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        data, model = _checked(trainer, pl_module)
+        table = predictions_table(data, model)
+        path = self.folder / f"{split}_predictions.parquet"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+        if split == "predict":
+            self.console.print(f"Wrote {table.num_rows:,} predictions to {path}")
+            return
+        metrics = {
+            name.removeprefix(f"{split}/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(f"{split}/")
+        }
+        metrics["pairs"] = table.num_rows
+        _write_json(self.folder / f"{split}_metrics.json", metrics)
+        self.console.print(_metrics_table(split, metrics))
+        self.console.print(
+            f"Wrote {self.folder / f'{split}_metrics.json'} and {path.name} ({table.num_rows:,} pairs); next:\n"
+            f"  python -m lrkd compare --runs {self.folder} [more runs]"
+        )
+
+
+def _checked(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[TripleDataModule, StudentLRKD]:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, TripleDataModule) or not isinstance(pl_module, StudentLRKD):
+        raise TypeError(f"RunRecorder records StudentLRKD on TripleDataModule, not {type(pl_module)} on {type(data)}")
+    return data, pl_module
+
+
+def _best(trainer: L.Trainer, folder: Path) -> dict[str, Any] | None:
+    callback = next((c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path), None)  # type: ignore[attr-defined]
+    if callback is None or callback.best_model_score is None:
+        return None
+    checkpoint = Path(callback.best_model_path)
+    inside = checkpoint.relative_to(folder.resolve()) if checkpoint.is_relative_to(folder.resolve()) else checkpoint
+    return {"metric": callback.monitor, "value": float(callback.best_model_score), "checkpoint": str(inside)}
+
+
+def parameter_counts(model: StudentLRKD) -> dict[str, int]:
+    """How many parameters encoder, extractor and head have, and all together."""
+    parts: dict[str, nn.Module | None] = {"encoder": model.encoder, "extractor": model.extractor, "head": model.head}
+    counts = {k: sum(p.numel() for p in part.parameters()) if part is not None else 0 for k, part in parts.items()}
+    return counts | {"total": sum(p.numel() for p in model.parameters())}
+
+
+def predictions_table(data: TripleDataModule, model: StudentLRKD) -> pa.Table:
+    """One row a pair: pair_id, query_id, query, label, a calibrated probability a label, and the tokens cut."""
+    predicted = model.predicted
+    assert predicted is not None
+    rows = predicted.row.cpu().numpy()
+    table = data.pairs.select(["pair_id", "query_id", "query", "label"]).take(pa.array(rows))
+    probabilities = model.probabilities(predicted).cpu().numpy()
+    for place, name in enumerate(model.label_set.labels):
+        table = table.append_column(f"p/{name}", pa.array(probabilities[:, place]))
+    return table.append_column("tokens_cut", pa.array(np.sum(data.tokens.cut, axis=0)[rows]))
+
+
+def _metrics_table(split: str, metrics: dict[str, float]) -> Table:
+    table = Table(title=f"{split}: {metrics['pairs']:,} pairs", title_justify="left")
+    table.add_column("metric")
+    table.add_column("this model", justify="right")
+    table.add_column("always the majority label", justify="right")
+    for name, value in metrics.items():
+        if name in ("pairs", "ce") or name.startswith("majority/"):
+            continue
+        majority = metrics.get(f"majority/{name}")
+        table.add_row(name, f"{value:.4f}", "" if majority is None else f"{majority:.4f}")
+    return table
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,227 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI over this library's modules and data modules."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from lrkd.callbacks import RunRecorder
+from lrkd.data.triples import TripleDataModule
+from lrkd.errors import UserError
+from lrkd.hparams import refuse_different_hyperparameters
+from lrkd.student import StudentLRKD
+
+# What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
+# owns label set, target size and number of latents).
+LINKS = ("label_set", "target_size", "num_perspectives", "text")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run's folder and hands the same settings to the loggers (W&B's config)."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """On the first process, before training."""
+        path = Path(trainer.default_root_dir) / self.config_filename
+        if stage != "fit" or path.is_file():  # a resumed run keeps its config
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, multifile=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(self.config.as_dict())
+
+
+class RunCSVLogger(CSVLogger):
+    """``metrics.csv`` in the run's folder; a resumed run goes on in the same file, where Lightning's would begin anew."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="")
+        self._folder = folder
+
+    @property
+    def experiment(self) -> Any:
+        """The writer."""
+        if self._experiment is None:
+            path, kept = self._folder / "metrics.csv", self._folder / "metrics.csv.kept"
+            if path.is_file():
+                path.rename(kept)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Experiment logs directory")
+                writer = super().experiment
+            if kept.is_file():
+                kept.rename(path)
+                with path.open(encoding="utf-8") as file:
+                    writer.metrics_keys = file.readline().strip().split(",")
+        return super().experiment
+
+
+class _CLI(LightningCLI):
+    """What fit and the other subcommands share."""
+
+    def __init__(self, args: list[str], parser_kwargs: dict[str, Any] | None = None) -> None:
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message=r".*does not have many workers.*")  # a batch is made in no time
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            seed_everything_default=0,
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "max_epochs": 5,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+                "enable_progress_bar": sys.stderr.isatty(),
+            },
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=args,
+            parser_kwargs={"prog": "python -m lrkd", **(parser_kwargs or {})},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The method's name, and what the model tells the data before either is made."""
+        parser.add_argument("--method", type=str, default="run", help="What `compare` groups runs by.")
+        parser.set_defaults({"model": "lrkd.student.StudentLRKD", "data": "lrkd.data.triples.TripleDataModule"})
+        parser.link_arguments("model.init_args.encoder", "data.init_args.encoder")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    @property
+    def settings(self) -> Any:
+        """The subcommand's part of the parsed config."""
+        return self.config[self.subcommand]
+
+    def make_trainer(self, folder: Path, loggers: list[Logger] | bool, callbacks: list[L.Callback]) -> L.Trainer:
+        """The trainer of a run that lives in ``folder``."""
+        recorder = RunRecorder(folder, self.settings.method, int(self.settings.seed_everything))
+        trainer = self.config_init[self.subcommand].trainer
+        trainer.callbacks = [*_as_list(trainer.callbacks), *callbacks, recorder]
+        return super().instantiate_trainer(default_root_dir=folder, logger=loggers)
+
+
+class FitCLI(_CLI):
+    """``python -m lrkd fit``."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only fit, so that only its parser is built."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What the data module tells the model."""
+        super().add_arguments_to_parser(parser)
+        for name in LINKS:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyperparameters replace explicit flags without a word. Here the model
+        is made as asked, and refuses a checkpoint that differs (StudentLRKD.on_load_checkpoint)."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Loggers, checkpoints and records in one folder."""
+        folder = self._folder()
+        best = ModelCheckpoint(
+            folder / "checkpoints",
+            filename="best",
+            monitor="val/macro_f1",
+            mode="max",
+            save_last=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        given = self.config_init[self.subcommand].trainer.logger
+        loggers = [RunCSVLogger(folder), *(logger for logger in _as_list(given) if isinstance(logger, Logger))]
+        return self.make_trainer(folder, loggers, [best, LearningRateMonitor("step")])
+
+    def _folder(self) -> Path:
+        """A new folder under the root directory, or that of the run which is resumed. It is not created here: in a
+        distributed run every process comes to the same name before any of them makes it."""
+        settings = self.settings
+        if settings.ckpt_path is not None:
+            checkpoint = Path(settings.ckpt_path).resolve()
+            if not checkpoint.is_file():
+                raise UserError(f"--ckpt_path {settings.ckpt_path}: no such checkpoint")
+            return checkpoint.parent.parent
+        fold = settings.data.init_args.get("fold")
+        name = f"{settings.method}{'' if fold is None else f'-fold{fold}'}-seed{int(settings.seed_everything)}"
+        root = Path(settings.trainer.default_root_dir)
+        taken = [n for n in range(1, 10_000) if (root / (name if n == 1 else f"{name}-{n}")).exists()]
+        number = next(n for n in range(1, 10_000) if n not in taken)
+        return root / (name if number == 1 else f"{name}-{number}")
+
+
+class EvaluateCLI(_CLI):
+    """``python -m lrkd validate|test|predict --ckpt_path ...``: settings come from the checkpoint's run."""
+
+    def __init__(self, subcommand: str, args: list[str]) -> None:
+        self._only = subcommand
+        run_config = _run_config(args)
+        super().__init__(args, {subcommand: {"default_config_files": [str(run_config)]}} if run_config else None)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the one asked for, so that only its parser is built."""
+        return {self._only: LightningCLI.subcommands()[self._only]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Results are printed by RunRecorder."""
+        super().add_arguments_to_parser(parser)
+
+    def _parse_ckpt_path(self) -> None:
+        """Make the model from the checkpoint's hyperparameters; refuse options that contradict them (trap 39)."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path is None or not Path(path).is_file():
+            raise UserError(
+                f"--ckpt_path {path or ''}: {self._only} needs the checkpoint of a trained model, e.g. "
+                "runs/lrkd_mlp-seed0/checkpoints/best.ckpt"
+            )
+        saved = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        model = self.config[self.config.subcommand].model
+        given = dict(model.get("init_args", {}).as_dict())
+        owned = {name: value for name, value in saved.items() if name not in LINKS}
+        refuse_different_hyperparameters(given, owned)
+        super()._parse_ckpt_path()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Results go to the checkpoint's run."""
+        folder = Path(self.settings.ckpt_path).resolve().parent.parent
+        if not (folder / "run.json").is_file():
+            folder = Path(self.settings.trainer.default_root_dir) / self.settings.method
+        return self.make_trainer(folder, loggers=False, callbacks=[])
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _run_config(args: list[str]) -> Path | None:
+    """The ``config.yaml`` beside the checkpoint that ``--ckpt_path`` names."""
+    for place, argument in enumerate(args):
+        name, _, value = argument.partition("=")
+        if name == "--ckpt_path":
+            value = value or (args[place + 1] if place + 1 < len(args) else "")
+            config = Path(value).resolve().parent.parent / "config.yaml"
+            return config if value and config.is_file() else None
+    return None
+
+
+def run(args: list[str]) -> None:
+    """Run one of the four subcommands.
+
+    Args:
+        args: The command line after ``python -m lrkd``.
+    """
+    if args[0] == "fit":
+        FitCLI(args)
+    else:
+        EvaluateCLI(args[0], args)

@@ -1,0 +1,341 @@
+"""The student's data: pairs as token batches, with their targets joined by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L  # noqa: N812
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
+from lrkd.data.rationales import rationales_path, read_rationales
+from lrkd.data.sampler import BatchRequest, LengthBucketSampler
+from lrkd.data.targets import Centring, TargetMode, Targets, TargetStore
+from lrkd.data.tokens import PairLayout, TokenCache, build_token_cache, load_flat
+from lrkd.data.types import SPLITS, ItemText, LabelSet, TripleBatch, normalise_query
+from lrkd.errors import UserError
+from lrkd.pretrained import resolve
+
+Split = Literal["train", "val", "test", "all"]
+
+
+class PairDataset(Dataset[TripleBatch]):
+    """The pairs of one split. An index is a :class:`BatchRequest`; an element is a whole batch.
+
+    Args:
+        rows: (N,) the split's rows in ``pairs.parquet``.
+        tokens: The root's tokens.
+        label: (all rows,) class index or -1.
+        query: (all rows,) query group.
+        targets: The root's targets, if there are any.
+        seed: Decides which rationale is drawn where one is drawn a step.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        tokens: TokenCache,
+        label: np.ndarray,
+        query: np.ndarray,
+        targets: Targets | None,
+        seed: int,
+    ) -> None:
+        self.rows, self.tokens, self.label, self.query, self.targets, self.seed = (
+            rows, tokens, label, query, targets, seed,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, request: BatchRequest) -> TripleBatch:
+        rows = self.rows[request.rows]
+        made = {name: torch.from_numpy(array) for name, array in self.tokens.batch(rows).items()}
+        batch = TripleBatch(
+            row=torch.from_numpy(rows),
+            query=torch.from_numpy(self.query[rows]),
+            label=torch.from_numpy(self.label[rows]),
+            **made,
+        )
+        if self.targets is not None:
+            targets, mask = self.targets.batch(rows, request.epoch, self.seed)
+            batch.targets, batch.target_mask = torch.from_numpy(targets), torch.from_numpy(mask)
+        return batch
+
+
+def _as_is(batch: TripleBatch) -> TripleBatch:
+    return batch
+
+
+class TripleDataModule(L.LightningDataModule):
+    """Pairs with their rationales' embeddings (a *triple* here is pair + rationale, not query–positive–negative).
+
+    The query comes first and is cut at ``query_cap`` tokens of its own; the item's text fills what ``max_length``
+    leaves. Pairs are tokenised once into a cache and batched by length. Targets are joined by pair_id; a pair without
+    a rationale trains all the same. Outside ``fit`` neither rationales nor targets are looked at.
+
+    Args:
+        root: The data root: a folder with ``pairs.parquet``. May be read-only.
+        encoder: The student's encoder, for its tokenizer; the command line sets it from the model.
+        targets: The target store that ``rationales embed`` made; none: the student trains on labels alone.
+        label_set: ``esci``, ``wands``, or a YAML file with name, labels and gains.
+        fold: Test on this fold of the ``fold`` column and validate on a seeded part of the other queries; by default
+            the ``split`` column decides.
+        val_fraction: With ``fold``: the share of the other queries that validates.
+        split_seed: With ``fold``: which queries these are.
+        predict_split: Which pairs ``predict`` scores.
+        item_text: Template of the item's text over title, description, brand, color, bullets, category.
+        max_length: Tokens a pair at most.
+        query_cap: Tokens a query at most; longer queries are cut there.
+        target_mode: ``unified``: one target a pair, the mean of its rationales; ``sampled``: one rationale drawn a
+            step; ``per_perspective``: one target (and one latent) a perspective.
+        consistent: Use only rationales whose verdict is the gold label (the consistency filter).
+        centring: Subtract from targets the mean of the training pairs (``global``) or of the query's pairs (``query``).
+        batch_size: Pairs a process and step.
+        eval_batch_size: The same outside training; twice ``batch_size`` by default.
+        num_workers: Processes that make batches; making one is fast, so 0 usually serves.
+        cache_dir: Where token caches go.
+        seed: Of shuffling and of drawing rationales.
+
+    Raises:
+        UserError: An argument is out of range, or, in ``setup``, something is wrong with the files.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        encoder: str,
+        *,
+        targets: str | None = None,
+        label_set: str = "esci",
+        fold: int | None = None,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        predict_split: Split = "all",
+        item_text: str = "{title}",
+        max_length: int = 128,
+        query_cap: int = 32,
+        target_mode: TargetMode = "unified",
+        consistent: bool = True,
+        centring: Centring = "none",
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        cache_dir: str = "runs/cache",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < val_fraction < 1:
+            raise UserError(f"val_fraction is between 0 and 1, got {val_fraction}")
+        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
+            raise UserError(f"batch_size and eval_batch_size are at least 1, got {batch_size} and {eval_batch_size}")
+        self.root, self.encoder, self.targets, self.fold, self.val_fraction = root, encoder, targets, fold, val_fraction
+        self.split_seed, self.predict_split, self.cache_dir, self.seed = split_seed, predict_split, cache_dir, seed
+        self.item_text, self.max_length, self.query_cap = ItemText(item_text), max_length, query_cap
+        self.target_mode, self.consistent, self.centring = target_mode, consistent, centring
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or 2 * batch_size
+        self.num_workers = num_workers
+        self._labels = LabelSet.load(label_set)
+        self._store = TargetStore.open(targets) if targets is not None and Path(targets).is_dir() else None
+        self._dataset: dict[str, PairDataset] = {}
+
+    # What the model is told (see lrkd.cli): links read these right after __init__, before any file of pairs is read.
+
+    @property
+    def label_set(self) -> dict[str, Any]:
+        """The label set in plain types."""
+        return self._labels.to_dict()
+
+    @property
+    def target_size(self) -> int | None:
+        """R, the targets' width; None without a target store."""
+        return self._store.width if self._store else None
+
+    @property
+    def num_perspectives(self) -> int:
+        """P, the targets (and latents) a pair."""
+        if self.target_mode != "per_perspective" or self._store is None:
+            return 1
+        return len(pc.unique(self._store.index["perspective"]))
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """How a pair becomes text; a checkpoint keeps it."""
+        return {"item_text": self.item_text.template, "max_length": self.max_length, "query_cap": self.query_cap}
+
+    def prepare_data(self) -> None:
+        """Tokenise into the cache, on one process."""
+        build_token_cache(self.root, self._tokenizer(), self.item_text, self.cache_dir)
+
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(resolve(self.encoder))
+
+    def setup(self, stage: str) -> None:
+        """Read the pairs, check them against the model, and lay out the splits that ``stage`` needs."""
+        if self.trainer is not None and self.trainer.lightning_module is not None:
+            check = getattr(self.trainer.lightning_module, "check_data", None)
+            if check is not None:
+                check(self, stage)
+        splits: list[Split] = {
+            "fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": [self.predict_split],
+        }[stage]  # fmt: skip
+        self._read(stage, splits)
+
+    def _read(self, stage: str, splits: list[Split]) -> None:
+        columns = ["pair_id", "query_id", "query", "label", "fold" if self.fold is not None else "split"]
+        self.pairs = read_pairs(self.root, columns=columns, labels=self._labels)
+        label = pc.index_in(self.pairs["label"], value_set=pa.array(self._labels.labels))
+        label = label.fill_null(-1).to_numpy().astype(np.int64)
+        queries = self.pairs["query"].combine_chunks().dictionary_encode()
+        normalised = pa.array([normalise_query(query) for query in queries.dictionary.to_pylist()], pa.string())
+        query = normalised.dictionary_encode().indices.to_numpy()[queries.indices.to_numpy()].astype(np.int64)
+        self._rows = self._split_rows(query)
+        self.tokens = self._token_cache()
+        known = self._rows["train"][label[self._rows["train"]] >= 0]
+        self.label_counts = np.bincount(label[known], minlength=len(self._labels))
+        targets = self._join_targets(known, query) if stage == "fit" else None
+        for split in splits:
+            rows = self._rows[split]
+            if split in ("train", "val", "test"):
+                rows = rows[label[rows] >= 0]  # a pair without a label teaches and measures nothing here
+            if not len(rows) and split != "all":
+                raise UserError(
+                    f"{pairs_path(self.root)}: no labelled pair in split {split!r} "
+                    f"({'fold ' + str(self.fold) if self.fold is not None else 'column split'}); "
+                    "see `python -m lrkd data split`"
+                )
+            self._dataset[split] = PairDataset(rows, self.tokens, label, query, targets, self.seed)
+
+    def _split_rows(self, query: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of train, val, test and all."""
+        every = np.arange(self.pairs.num_rows)
+        if self.fold is None:
+            chosen = {split: pc.fill_null(pc.equal(self.pairs["split"], split), False) for split in SPLITS}
+            rows = {split: np.flatnonzero(mask.to_numpy()) for split, mask in chosen.items()}
+            return {**rows, "all": every}
+        fold = self.pairs["fold"].fill_null(-1).to_numpy()
+        if self.fold not in fold:
+            known = sorted(set(fold[fold >= 0].tolist()))
+            raise UserError(
+                f"{pairs_path(self.root)}: no fold {self.fold}; the folds are {known or 'none: run data split'}"
+            )
+        test, rest = every[fold == self.fold], every[(fold != self.fold) & (fold >= 0)]
+        groups = np.unique(query[rest])
+        order = np.random.default_rng(self.split_seed).permutation(groups)
+        in_val = np.isin(query[rest], order[: round(self.val_fraction * len(groups))])
+        return {"train": rest[~in_val], "val": rest[in_val], "test": test, "all": every}
+
+    def _token_cache(self) -> TokenCache:
+        tokenizer = self._tokenizer()
+        folder = build_token_cache(self.root, tokenizer, self.item_text, self.cache_dir)
+        return TokenCache(
+            load_flat(folder, "query"),
+            load_flat(folder, "item"),
+            PairLayout.of(tokenizer),
+            self.max_length,
+            self.query_cap,
+        )
+
+    def _join_targets(self, fit_rows: np.ndarray, query: np.ndarray) -> Targets | None:
+        if self.targets is None:
+            return None
+        store = self._store or TargetStore.open(self.targets)
+        if rationales_path(self.root).is_file():
+            store.check_rationales(read_rationales(self.root, labels=self._labels), self.targets)
+        targets = Targets(
+            store,
+            self.pairs["pair_id"].combine_chunks(),
+            self.pairs["label"].combine_chunks(),
+            query,
+            fit_rows,
+            mode=self.target_mode,
+            consistent=self.consistent,
+            centring=self.centring,
+        )
+        if not targets.present[fit_rows].any():
+            raise UserError(
+                f"{self.targets}: none of its {store.index.num_rows} rationales belongs to a training pair of "
+                f"{pairs_path(self.root)}{' with the verdict that is gold' if self.consistent else ''}"
+            )
+        return targets
+
+    def describe(self) -> dict[str, Any]:
+        """What is known of the data after ``setup``: counts, truncation rates, targets. For records and logs."""
+        cut_query, cut_item = self.tokens.cut
+        used = np.concatenate([dataset.rows for dataset in self._dataset.values()])
+        targets = next(iter(self._dataset.values())).targets
+        return {
+            "pairs": {split: len(self._rows[split]) for split in SPLITS},
+            "query_cut_rate": float((cut_query[used] > 0).mean()) if len(used) else 0.0,
+            "item_cut_rate": float((cut_item[used] > 0).mean()) if len(used) else 0.0,
+            "targets": targets.summary() if targets else None,
+        }
+
+    def fingerprint(self) -> dict[str, str]:
+        """What a training depends on: the pairs' bytes and, if there are targets, the rationales' digest."""
+        fingerprint = {"pairs": file_fingerprint(pairs_path(self.root))}
+        if self.targets is not None:
+            store = self._store or TargetStore.open(self.targets)
+            fingerprint |= {"rationales": store.fingerprint.rationales, "target_weights": store.fingerprint.weights}
+        return fingerprint
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints, so that a run is not resumed on other data."""
+        return {"fingerprint": self.fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume on other pairs, rationales or targets.
+
+        Raises:
+            UserError: They differ from those that the checkpoint was trained on.
+        """
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            mine = self.fingerprint()
+            different = [k for k in mine | state_dict["fingerprint"] if mine.get(k) != state_dict["fingerprint"].get(k)]
+            if different:
+                raise UserError(
+                    f"cannot resume: the checkpoint was trained on other {' and '.join(different)} than "
+                    f"{self.root} and {self.targets} hold now; start a new run without --ckpt_path"
+                )
+
+    def _loader(self, split: Split, *, train: bool = False) -> DataLoader[TripleBatch]:
+        dataset = self._dataset[split]
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+        sampler = LengthBucketSampler(
+            self.tokens.lengths[dataset.rows],
+            self.batch_size if train else self.eval_batch_size,
+            shuffle=train,
+            seed=self.seed,
+            num_replicas=world,
+            rank=rank,
+        )
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,  # type: ignore[arg-type]
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_as_is,
+        )
+
+    def train_dataloader(self) -> DataLoader[TripleBatch]:
+        """Shuffled batches of like length."""
+        return self._loader("train", train=True)
+
+    def val_dataloader(self) -> DataLoader[TripleBatch]:
+        """Every validation pair once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[TripleBatch]:
+        """Every test pair once."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[TripleBatch]:
+        """Every pair of ``predict_split`` once, labelled or not."""
+        return self._loader(self.predict_split)

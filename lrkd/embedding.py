@@ -1,0 +1,195 @@
+"""``rationales embed``: a frozen sentence encoder turns rationales into target vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import Progress
+
+from lrkd.data.rationales import rationales_path, read_rationales
+from lrkd.data.targets import (
+    FINGERPRINT,
+    INDEX,
+    KEY,
+    VECTORS,
+    Fingerprint,
+    rationales_digest,
+    read_fingerprint,
+    write_fingerprint,
+)
+from lrkd.data.types import LabelSet
+from lrkd.errors import UserError
+from lrkd.pretrained import resolve, sha256
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+DONE = "done.npy"
+CHUNK = 1024
+
+
+def embed_rationales(
+    *,
+    root: Path,
+    encoder: str,
+    out: Path,
+    label_set: str = "esci",
+    text: str = "{rationale}",
+    max_length: int | None = None,
+    dtype: Literal["float16", "float32"] = "float32",
+    batch_size: int = 64,
+    device: str | None = None,
+) -> None:
+    """Embed a data root's rationales with a frozen sentence encoder, once.
+
+    A killed run goes on where it stopped. A finished store made with the same settings from the same rationales is left
+    as it is; any other one is refused, not overwritten.
+
+    Args:
+        root: The data root, with rationales.parquet.
+        encoder: The sentence encoder: what sentence-transformers takes, or pkg:package/folder.
+        out: The target store to make: a folder.
+        label_set: esci, wands, or a YAML file; verdicts must be its labels.
+        text: Template of the embedded text over rationale, verdict and perspective. With {verdict} in it, guidance is
+            partly label regression, so it is left out by default.
+        max_length: Tokens of a rationale at most; the encoder's own limit by default.
+        dtype: Of the stored vectors.
+        batch_size: Rationales a forward pass.
+        device: Where to compute: cpu, cuda, cuda:1, ...; by default what is there.
+
+    Raises:
+        UserError: No rationales, a broken row, a bad template, or another store in the way.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    fields = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+    if "rationale" not in fields or not fields <= {"rationale", "verdict", "perspective"}:
+        raise UserError(f"text {text!r}: a template over rationale (needed), verdict and perspective")
+    rationales = read_rationales(root, labels=LabelSet.load(label_set))
+    if not rationales.num_rows:
+        raise UserError(f"{rationales_path(root)}: holds no rationale to embed")
+    console.print(f"Read {rationales.num_rows:,} rationales from {rationales_path(root)}")
+    model = load_sentence_encoder(encoder, max_length, device)
+    fingerprint = Fingerprint(
+        encoder=encoder,
+        weights=weights_digest(model, encoder),
+        pooling=_pooling(model),
+        normalised=True,
+        max_length=int(model.max_seq_length),
+        dtype=dtype,
+        text=text,
+        rationales=rationales_digest(rationales),
+    )
+    if (out / FINGERPRINT).is_file():
+        refuse_other(out, fingerprint)
+        console.print(f"{out} holds their targets already: nothing to do")
+        return
+    texts = [text.format(**row) for row in rationales.select(sorted(fields)).to_pylist()]
+    partial = out.with_name(out.name + ".partial")
+    done_before = _embed_missing(model, texts, partial, fingerprint, batch_size)
+    pq.write_table(rationales.select([*KEY, "verdict"]), partial / INDEX)
+    (partial / DONE).unlink()
+    partial.rename(out)
+    width = np.load(out / VECTORS, mmap_mode="r").shape[1]
+    console.print(
+        f"Wrote {len(texts):,} vectors of width {width} ({dtype}) to {out}"
+        + (f"; {done_before:,} of them were there from a run that was interrupted" if done_before else "")
+    )
+
+
+def load_sentence_encoder(name: str, max_length: int | None = None, device: str | None = None) -> SentenceTransformer:
+    """A sentence encoder in eval mode.
+
+    Raises:
+        UserError: A ``pkg:`` name that is not installed, or a length that the encoder cannot take.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(resolve(name), device=device).eval()
+    if max_length is not None:
+        positions = getattr(getattr(model[0], "auto_model", None), "config", None)
+        limit = getattr(positions, "max_position_embeddings", None)
+        if max_length < 4 or (limit is not None and max_length > limit):
+            raise UserError(f"max_length {max_length}: {name} takes 4 to {limit} tokens")
+        model.max_seq_length = max_length
+    return model
+
+
+def weights_digest(model: SentenceTransformer, name: str) -> str:
+    """SHA-256 that identifies the encoder's weights: of the file where there is one, else of the parameters."""
+    file = Path(resolve(name)) / "model.safetensors"
+    if file.is_file():
+        return sha256(file)
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _pooling(model: SentenceTransformer) -> str:
+    """The settings of the encoder's pooling modules, e.g. ``{"pooling_mode": "mean", ...}``, in one line."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return " ".join(json.dumps(m.get_config_dict(), sort_keys=True) for m in model if isinstance(m, Pooling)) or "none"
+
+
+def refuse_other(folder: Path, fingerprint: Fingerprint) -> None:
+    """Accept only a store (or the part of one) that has this fingerprint (trap 45).
+
+    Raises:
+        UserError: It has another; names what differs.
+    """
+    if different := read_fingerprint(folder).differences(fingerprint):
+        raise UserError(
+            f"{folder}: holds targets made otherwise ({'; '.join(different)}). Give another --out, or delete the folder "
+            "to make them anew"
+        )
+
+
+def _embed_missing(
+    model: SentenceTransformer, texts: list[str], folder: Path, fingerprint: Fingerprint, batch_size: int
+) -> int:
+    """Fill ``folder`` with the vectors that it lacks; returns how many were there."""
+    vectors, done = _open_partial(folder, fingerprint, len(texts), int(model.get_embedding_dimension()))
+    before = int(done.sum())
+    order = np.argsort([-len(text) for text in texts], kind="stable")  # like lengths together: less padding
+    missing = order[~done[order]]
+    with Progress(transient=True) as progress:
+        task = progress.add_task("Embedding", total=len(texts), completed=before)
+        for start in range(0, len(missing), CHUNK):
+            rows = missing[start : start + CHUNK]
+            made = model.encode(
+                [texts[row] for row in rows],
+                batch_size=batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
+            vectors[rows] = made
+            vectors.flush()  # the vectors reach the file before the note that they are there
+            done[rows] = True
+            done.flush()
+            progress.advance(task, len(rows))
+    return before
+
+
+def _open_partial(folder: Path, fingerprint: Fingerprint, rows: int, width: int) -> tuple[np.memmap, np.memmap]:
+    """The unfinished store's vectors and the note of which are there, both memory-mapped; made if need be."""
+    if (folder / FINGERPRINT).is_file():
+        refuse_other(folder, fingerprint)
+        return np.load(folder / VECTORS, mmap_mode="r+"), np.load(folder / DONE, mmap_mode="r+")
+    folder.mkdir(parents=True, exist_ok=True)
+    open_memmap = np.lib.format.open_memmap
+    vectors = open_memmap(folder / VECTORS, "w+", fingerprint.dtype, (rows, width))
+    done = open_memmap(folder / DONE, "w+", bool, (rows,))
+    done.flush()
+    write_fingerprint(folder, fingerprint)  # last: with it, the folder can be gone on with
+    return vectors, done

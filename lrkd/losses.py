@@ -1,0 +1,135 @@
+"""Losses: pure functions first, then the guidance losses as modules that a config can name.
+
+Every guidance loss gives one value for each latent that has a target; the student averages them over the pairs (and
+over all processes), so that a pair without a rationale weighs nothing (trap 25).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+Reduction = Literal["mean", "sum"]
+
+
+def squared_error(latents: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Squared distance of latents and targets.
+
+    ``mean``: 1/R Σ_d (r_d - e_d)²;  ``sum``: Σ_d (r_d - e_d)² = ‖r - e‖², which is R times larger (arXiv 2601.21611,
+    guidance loss; the paper leaves the reduction open).
+
+    Args:
+        latents: (..., R).
+        targets: (..., R).
+        reduction: Over the R dimensions.
+
+    Returns:
+        (...,): one value a latent.
+    """
+    error = (latents - targets).square()
+    return error.mean(-1) if reduction == "mean" else error.sum(-1)
+
+
+def cosine_distance(latents: Tensor, targets: Tensor) -> Tensor:
+    """``1 - cos(r, e)``, between 0 and 2.
+
+    Args:
+        latents: (..., R).
+        targets: (..., R).
+
+    Returns:
+        (...,): one value a latent.
+    """
+    return 1 - F.cosine_similarity(latents, targets, dim=-1)
+
+
+def info_nce(latents: Tensor, targets: Tensor, mask: Tensor, temperature: float = 0.05) -> Tensor:
+    """``-log softmax_j( cos(r_i, e_j) / τ )_i``: a latent must find its own target among those of the batch.
+
+    Contrast is within a perspective: negatives of ``r_{i,p}`` are the targets ``e_{j,p}`` (van den Oord et al. 2018,
+    arXiv 1807.03748, eq. 4).
+
+    Args:
+        latents: (B, P, R).
+        targets: (B, P, R).
+        mask: (B, P) bool; only True entries serve as negatives.
+        temperature: τ > 0.
+
+    Returns:
+        (B, P): one value a latent; 0 where there is no target.
+    """
+    similarity = torch.einsum("ipr,jpr->pij", F.normalize(latents, dim=-1), F.normalize(targets, dim=-1)) / temperature
+    similarity = similarity.masked_fill(~mask.T.unsqueeze(1), torch.finfo(similarity.dtype).min)
+    own = torch.log_softmax(similarity, dim=-1).diagonal(dim1=1, dim2=2)  # (P, B)
+    return torch.where(mask, -own.T, 0)
+
+
+class Guidance(nn.Module, ABC):
+    """A loss that draws latents to their targets."""
+
+    @abstractmethod
+    def forward(self, latents: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        """One value a latent.
+
+        Args:
+            latents: (B, P, R).
+            targets: (B, P, R), without gradient.
+            mask: (B, P) bool: which targets there are.
+
+        Returns:
+            (B, P); what stands where ``mask`` is False is ignored, but must be finite.
+        """
+
+
+class MSEGuidance(Guidance):
+    """:func:`squared_error` as guidance, the paper's choice.
+
+    Args:
+        reduction: Over the R dimensions: ``mean`` is R times weaker than ``sum`` (with unit-length targets it is about
+            0.002 and adds nothing at the paper's weight of 0.1).
+    """
+
+    def __init__(self, reduction: Reduction = "sum") -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction is 'mean' or 'sum', got {reduction!r}")
+        self.reduction: Reduction = reduction
+
+    def forward(self, latents: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        """(B, P)."""
+        return squared_error(latents, targets, self.reduction)
+
+
+class CosineGuidance(Guidance):
+    """:func:`cosine_distance` as guidance: the latent's length is free."""
+
+    def forward(self, latents: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        """(B, P)."""
+        return cosine_distance(latents, targets)
+
+
+class InfoNCEGuidance(Guidance):
+    """:func:`info_nce` as guidance: the other pairs of the batch (of this process) are the negatives.
+
+    Args:
+        temperature: τ of the softmax, above 0.
+    """
+
+    def __init__(self, temperature: float = 0.05) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.temperature = temperature
+
+    def forward(self, latents: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        """(B, P)."""
+        return info_nce(latents, targets, mask, self.temperature)
+
+
+def linear_weight(start: float, end: float, progress: float) -> float:
+    """The guidance weight λ on the straight line from ``start`` to ``end``; ``progress`` runs from 0 to 1."""
+    return start + (end - start) * min(max(progress, 0.0), 1.0)

@@ -1,0 +1,348 @@
+"""StudentLRKD: a small encoder that learns an LLM's reasoning as a latent and keeps it at inference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import lightning as L  # noqa: N812
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers import get_linear_schedule_with_warmup
+
+from lrkd.data.types import LabelSet, TripleBatch
+from lrkd.errors import UserError
+from lrkd.extractors import Extractor, ExtractorFactory, TokenStates
+from lrkd.hparams import component_factory, component_spec, refuse_different_hyperparameters
+from lrkd.losses import Guidance, linear_weight
+from lrkd.metrics import Predicted, Predictions, WithinQueryR2, fit_temperature, relevance_metrics
+from lrkd.student.encoder import Pooling, encode, load_encoder, pool
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+    from lrkd.data.triples import TripleDataModule
+
+
+class StudentOutput(NamedTuple):
+    """What the student says of B pairs."""
+
+    logits: Tensor
+    """(B, C), before temperature."""
+    latents: Tensor | None
+    """(B, P, R); None without an extractor."""
+    tokens: TokenStates
+    """The encoder's states."""
+
+
+class StudentLRKD(L.LightningModule):
+    """Encoder, latent reasoning extractor and one linear head (arXiv 2601.21611, section on LRKD).
+
+    ``H = encoder(query, item)``; ``r = extractor(H)``; ``logits = W [h ; r] + b``;
+    ``loss = CE(logits, y) + λ · mean over existing targets of guidance(r, e)``. Without an extractor it is the encoder
+    baseline; with one and λ = 0, the extractor without guidance.
+
+    Logged: ``train/loss``, ``train/ce``, ``train/guidance`` (before λ), ``train/grad_ratio`` (the norm of λ·guidance's
+    gradient at the encoder's last states over that of CE's), ``train/lambda``; ``val/...`` and ``test/...`` as in
+    :func:`lrkd.metrics.relevance_metrics`, ``val/ce``, and ``val/guidance_r2`` (:func:`lrkd.metrics.within_query_r2`).
+    The temperature is fitted on the validation split after every epoch, so each checkpoint holds its own. The means
+    over a batch are means over all processes' rows, so that two processes train as one with twice the batch.
+
+    Args:
+        encoder: The encoder: a hub name, a path, or ``pkg:package/folder``.
+        label_set: The labels in order with gains, in plain types; the command line takes it from the data.
+        target_size: R; the command line takes it from the data. None: the encoder's width, if nothing guides.
+        num_perspectives: P, latents a pair; the command line takes it from the data.
+        text: How pairs become text (item_text, max_length, query_cap); the command line takes it from the data.
+        encoder_config: The encoder's configuration, which checkpoints keep; if given, no pretrained weights are loaded.
+        pooling: What stands for the pair in the head: the first token's state or the mean over real tokens.
+        extractor: A ``class_path`` with ``init_args``; None: the encoder baseline.
+        fusion: Whether the head sees the latents; if not, the rationale is an auxiliary task only.
+        guidance: A guidance loss by ``class_path``; None: no guidance.
+        guidance_weight: λ, at the start; 0.1 in the paper.
+        guidance_weight_end: λ at the last step, reached in a straight line; None: constant.
+        class_weights: Weights of the labels in the CE, or ``balanced``: inverse training frequency, mean 1 a pair.
+        label_smoothing: ε of the CE, 0 to 1.
+        dropout: Probability of dropping an input of the head in training.
+        encoder_lr: Peak learning rate of the encoder.
+        head_lr: Peak learning rate of extractor and head.
+        weight_decay: AdamW's, on matrices only.
+        warmup: Share of the steps in which the learning rate climbs; then it falls in a straight line to 0.
+
+    Raises:
+        UserError: An argument is out of range or they do not go together.
+    """
+
+    temperature: Tensor
+    class_weight: Tensor
+    label_counts: Tensor
+
+    def __init__(
+        self,
+        encoder: str,
+        *,
+        label_set: dict[str, Any] | None = None,
+        target_size: int | None = None,
+        num_perspectives: int = 1,
+        text: dict[str, Any] | None = None,
+        encoder_config: dict[str, Any] | None = None,
+        pooling: Pooling = "cls",
+        extractor: ExtractorFactory | dict[str, Any] | None = None,
+        fusion: bool = True,
+        guidance: Guidance | dict[str, Any] | None = None,
+        guidance_weight: float = 0.1,
+        guidance_weight_end: float | None = None,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.1,
+        encoder_lr: float = 5e-5,
+        head_lr: float = 5e-4,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if "_instantiator" not in self.hparams:  # made from Python: keep what a checkpoint can hold
+            self.hparams["extractor"] = component_spec(extractor, "extractor")
+            self.hparams["guidance"] = component_spec(guidance, "guidance")
+        if label_set is None:
+            raise UserError("label_set: give the labels, e.g. LabelSet.load('esci').to_dict()")
+        self.label_set = LabelSet.from_dict(label_set)
+        self._check_arguments()
+        self.encoder = load_encoder(encoder, encoder_config)
+        self.hparams["encoder_config"] = self.encoder.config.to_diff_dict() | {  # type: ignore[union-attr, operator]
+            "model_type": self.encoder.config.model_type  # type: ignore[union-attr]
+        }
+        hidden = int(self.encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self.target_size = target_size or hidden
+        self.extractor = self._make_extractor(extractor, hidden)
+        if isinstance(guidance, dict):
+            guidance = component_factory(guidance, Guidance, "guidance")()  # type: ignore[type-abstract]
+        self.guidance = guidance
+        fused = num_perspectives * self.target_size if self.extractor is not None and fusion else 0
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden + fused, len(self.label_set))
+        self.register_buffer("temperature", torch.ones(()))
+        weights = class_weights if isinstance(class_weights, list) else [1.0] * len(self.label_set)
+        self.register_buffer("class_weight", torch.tensor(weights))
+        self.register_buffer("label_counts", torch.zeros(len(self.label_set), dtype=torch.long))
+        self.predictions = Predictions()
+        self.guidance_r2 = WithinQueryR2()
+        self.predicted: Predicted | None = None
+
+    def _check_arguments(self) -> None:
+        h = self.hparams
+        if h["extractor"] is None and h["guidance"] is not None:
+            raise UserError("guidance needs an extractor, whose latents it guides; give extractor or drop guidance")
+        if h["extractor"] is not None and not h["fusion"] and h["guidance"] is None:
+            raise UserError("fusion off and no guidance: the extractor would do nothing; give guidance or set fusion")
+        if h["guidance"] is not None and h["target_size"] is None:
+            raise UserError(
+                "guidance needs targets: run `python -m lrkd rationales embed` and give data.init_args.targets "
+                "(from Python: target_size)"
+            )
+        for name in ("guidance_weight", "guidance_weight_end"):
+            if h[name] is not None and not 0 <= h[name] < float("inf"):
+                raise UserError(f"{name} must be at least 0, got {h[name]}")
+        for name in ("label_smoothing", "dropout", "warmup"):
+            if not 0 <= h[name] < 1:
+                raise UserError(f"{name} must be at least 0 and below 1, got {h[name]}")
+        weights = h["class_weights"]
+        if isinstance(weights, list) and (len(weights) != len(self.label_set) or min(weights) < 0):
+            raise UserError(f"class_weights: one of at least 0 for each of {self.label_set.labels}, got {weights}")
+
+    def _make_extractor(self, spec: ExtractorFactory | dict[str, Any] | None, hidden: int) -> Extractor | None:
+        if spec is None:
+            return None
+        if isinstance(spec, dict):
+            spec = component_factory(spec, Extractor, "extractor")  # type: ignore[type-abstract]
+        return spec(
+            hidden_size=hidden, target_size=self.target_size, num_perspectives=self.hparams["num_perspectives"]
+        )
+
+    def forward(self, batch: TripleBatch) -> StudentOutput:
+        """Logits and latents of a batch; targets are not looked at."""
+        tokens = encode(self.encoder, batch)
+        features = [pool(tokens, self.hparams["pooling"])]
+        latents = self.extractor(tokens) if self.extractor is not None else None
+        if latents is not None and self.hparams["fusion"]:
+            features.append(latents.flatten(1))
+        return StudentOutput(self.head(self.dropout(torch.cat(features, -1))), latents, tokens)
+
+    # Training
+
+    def guidance_weight(self) -> float:
+        """λ at this step."""
+        start, end = self.hparams["guidance_weight"], self.hparams["guidance_weight_end"]
+        if end is None:
+            return float(start)
+        steps = self.trainer.estimated_stepping_batches
+        return linear_weight(start, end, self.trainer.global_step / max(1, steps - 1))
+
+    def on_fit_start(self) -> None:
+        """Keep the training labels' counts: for the majority row, and for balanced class weights.
+
+        Raises:
+            UserError: ``fit`` was called without a data module.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise UserError("StudentLRKD trains with a TripleDataModule: call trainer.fit(model, datamodule=...)")
+        self.label_counts.copy_(torch.as_tensor(data.label_counts))
+        if self.hparams["class_weights"] == "balanced":
+            counts = self.label_counts
+            self.class_weight.copy_(counts.sum() / (len(counts) * counts.clamp_min(1)))
+
+    def training_step(self, batch: TripleBatch, batch_idx: int) -> Tensor:
+        """CE plus weighted guidance."""
+        output = self(batch)
+        ce = self._cross_entropy(output.logits, batch.label)
+        logs = {"train/ce": ce.detach()}
+        loss = ce
+        guidance = self._guidance(output.latents, batch)
+        if guidance is not None:
+            weight = self.guidance_weight()
+            logs |= {"train/guidance": guidance.detach(), "train/lambda": torch.tensor(weight)}
+            if weight > 0:  # λ = 0 is the extractor without guidance, to the bit (trap 28)
+                loss = ce + weight * guidance
+                if self._logs_this_step():
+                    logs["train/grad_ratio"] = _gradient_ratio(weight * guidance, ce, output.tokens.states)
+        logs["train/loss"] = loss.detach()
+        self.log_dict(logs, batch_size=len(batch.row), sync_dist=self.trainer.world_size > 1)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def _logs_this_step(self) -> bool:
+        return self.trainer.global_step == 0 or (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined, no-any-return]
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
+        weight = self.class_weight
+        each = F.cross_entropy(
+            logits.float(), label, weight, reduction="none", label_smoothing=self.hparams["label_smoothing"]
+        )
+        return self._mean(each, weight[label])
+
+    def _guidance(self, latents: Tensor | None, batch: TripleBatch) -> Tensor | None:
+        """The mean guidance over the targets there are; 0 where the batch has none."""
+        if self.guidance is None or latents is None or batch.targets is None or batch.target_mask is None:
+            return None
+        each = self.guidance(latents.float(), batch.targets, batch.target_mask)
+        return self._mean(torch.where(batch.target_mask, each, 0), batch.target_mask.float())
+
+    def _mean(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Σ values / Σ weight over all processes; scaled so that DDP's mean of gradients is the gradient of that."""
+        total = weight.sum()
+        if self.trainer.world_size > 1:
+            total = self.all_gather(total).sum() / self.trainer.world_size  # type: ignore[union-attr]
+        return values.sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+    # Evaluation
+
+    def validation_step(self, batch: TripleBatch, batch_idx: int) -> None:
+        """Collect predictions and, where there are targets, latents."""
+        output = self._collect(batch)
+        if output.latents is not None and batch.targets is not None and batch.target_mask is not None:
+            self.guidance_r2.update(batch.row, batch.query, output.latents, batch.targets, batch.target_mask)
+
+    def on_validation_epoch_end(self) -> None:
+        """Fit the temperature (in ``fit``) and log the split's metrics."""
+        predicted = self.predictions.compute()
+        known = predicted.labelled()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.temperature.fill_(fit_temperature(known.logits, known.label))
+        self._report("val", predicted)
+        self.log("val/ce", F.cross_entropy(known.logits, known.label), sync_dist=True)
+        if self.guidance_r2.update_called:
+            self.log("val/guidance_r2", self.guidance_r2.compute(), sync_dist=True)
+            self.guidance_r2.reset()
+
+    def test_step(self, batch: TripleBatch, batch_idx: int) -> None:
+        """Collect predictions."""
+        self._collect(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the split's metrics."""
+        self._report("test", self.predictions.compute())
+
+    def predict_step(self, batch: TripleBatch, batch_idx: int) -> Tensor:
+        """Calibrated probabilities (B, C)."""
+        return torch.softmax(self._collect(batch).logits.float() / self.temperature, -1)
+
+    def on_predict_epoch_end(self) -> None:
+        """Gather the predictions of all processes."""
+        self._keep(self.predictions.compute())
+
+    def _collect(self, batch: TripleBatch) -> StudentOutput:
+        output: StudentOutput = self(batch)
+        self.predictions.update(batch.row, batch.query, batch.label, output.logits)
+        return output
+
+    def _keep(self, predicted: Predicted) -> None:
+        """Hold a split's predictions for callbacks, and make room for the next."""
+        self.predicted = predicted
+        self.predictions.reset()
+
+    def _report(self, split: str, predicted: Predicted) -> None:
+        self._keep(predicted)
+        majority = int(self.label_counts.argmax())
+        metrics = relevance_metrics(predicted, self.label_set, float(self.temperature), majority)
+        metrics["temperature"] = self.temperature.clone()
+        self.log_dict({f"{split}/{name}": value.float() for name, value in metrics.items()}, sync_dist=True)
+
+    def probabilities(self, predicted: Predicted) -> Tensor:
+        """Calibrated probabilities (N, C)."""
+        return torch.softmax(predicted.logits / self.temperature, -1)
+
+    # Optimisation
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with two learning rates, no decay on vectors, linear warm-up and decay."""
+        groups = [
+            {"params": [p for p in parameters if (p.ndim > 1) == decays], "lr": lr, "weight_decay": decay}
+            for parameters, lr in self._parameters_by_lr()
+            for decays, decay in ((True, self.hparams["weight_decay"]), (False, 0.0))
+        ]
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_linear_schedule_with_warmup(optimizer, round(self.hparams["warmup"] * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameters_by_lr(self) -> list[tuple[list[nn.Parameter], float]]:
+        encoder = list(self.encoder.parameters())
+        inside = {id(parameter) for parameter in encoder}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in inside]
+        return [(encoder, self.hparams["encoder_lr"]), (rest, self.hparams["head_lr"])]
+
+    # What the checkpoint owns
+
+    def check_data(self, data: TripleDataModule, stage: str) -> None:
+        """Refuse data that this model was not made for.
+
+        Raises:
+            UserError: The label set (by name and order), the text, or, in ``fit``, the targets differ.
+        """
+        pairs = [("label_set", self.hparams["label_set"], data.label_set)]
+        if self.hparams["text"] is not None:
+            pairs.append(("text", self.hparams["text"], data.text))
+        if stage == "fit" and self.guidance is not None:
+            pairs.append(("target_size", self.target_size, data.target_size))
+            pairs.append(("num_perspectives", self.hparams["num_perspectives"], data.num_perspectives))
+        for name, mine, theirs in pairs:
+            if mine != theirs:
+                raise UserError(f"{name}: the model has {mine}, the data {theirs}; give the data module the model's")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose hyperparameters are not this model's: neither would win in silence (trap 39).
+
+        Raises:
+            UserError: They differ; names each with both values.
+        """
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        refuse_different_hyperparameters(dict(self.hparams), dict(saved))
+
+
+def _gradient_ratio(guidance: Tensor, ce: Tensor, states: Tensor) -> Tensor:
+    """‖∂guidance/∂H‖ / ‖∂CE/∂H‖ at the encoder's last states H (B, L, H)."""
+    (pull,) = torch.autograd.grad(guidance, states, retain_graph=True, allow_unused=True)
+    (push,) = torch.autograd.grad(ce, states, retain_graph=True)
+    return (torch.zeros_like(push) if pull is None else pull).norm() / push.norm().clamp_min(1e-12)
