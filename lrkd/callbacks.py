@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +24,10 @@ PACKAGES = ("lrkd", "lightning", "torch", "transformers", "torchmetrics", "jsona
 
 
 class RunRecorder(Callback):
-    """Writes ``run.json`` when ``fit`` ends, and ``<split>_metrics.json`` and ``<split>_predictions.parquet`` after
-    ``validate``, ``test`` and ``predict``; prints what is trained on what, a line an epoch, and what to run next.
+    """Records a run in its folder, and tells the user what happens.
+
+    It writes ``run.json`` when ``fit`` ends, and ``<split>_metrics.json`` and ``<split>_predictions.parquet`` after
+    ``validate``, ``test`` and ``predict``; it prints what is trained on what, a line an epoch, and what to run next.
 
     Args:
         folder: The run's folder.
@@ -53,8 +55,9 @@ class RunRecorder(Callback):
             logger.log_metrics({f"data/{k}": facts[k] for k in ("query_cut_rate", "item_cut_rate")}, step=0)
         pairs, parameters = facts["pairs"], parameter_counts(model)
         self.console.print(
-            f"[bold]{self.method}[/]  {data.root}: {pairs['train']:,} train, {pairs['val']:,} val, {pairs['test']:,} test"
-            f" pairs; cut: {facts['query_cut_rate']:.1%} of queries, {facts['item_cut_rate']:.1%} of items\n"
+            f"[bold]{self.method}[/]  {data.root}: {pairs['train']:,} train, {pairs['val']:,} val, "
+            f"{pairs['test']:,} test pairs; cut: "
+            f"{facts['query_cut_rate']:.1%} of queries, {facts['item_cut_rate']:.1%} of items\n"
             f"  {parameters['total']:,} parameters (encoder {parameters['encoder']:,}, extractor "
             f"{parameters['extractor']:,}, head {parameters['head']:,})"
         )
@@ -91,7 +94,8 @@ class RunRecorder(Callback):
             self.console.print(f"The run is in {self.folder}")
             return
         self.console.print(
-            f"Best {best['metric']} {best['value']:.4f} (the checkpoint kept as best). The run is in {self.folder}; next:\n"
+            f"Best {best['metric']} {best['value']:.4f} (the checkpoint kept as best). "
+            f"The run is in {self.folder}; next:\n"
             f"  python -m lrkd test --ckpt_path {self.folder / best['checkpoint']}"
         )
 

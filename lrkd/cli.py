@@ -8,17 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lrkd.callbacks import RunRecorder
-from lrkd.data.triples import TripleDataModule
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
-from lrkd.student import StudentLRKD
 
 # What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
 # owns label set, target size and number of latents).
@@ -41,7 +39,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class RunCSVLogger(CSVLogger):
-    """``metrics.csv`` in the run's folder; a resumed run goes on in the same file, where Lightning's would begin anew."""
+    """``metrics.csv`` in the run's folder; a resumed run goes on in the same file (Lightning's begins it anew)."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, name="", version="")
@@ -68,8 +66,7 @@ class _CLI(LightningCLI):
     """What fit and the other subcommands share."""
 
     def __init__(self, args: list[str], parser_kwargs: dict[str, Any] | None = None) -> None:
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", message=r".*does not have many workers.*")  # a batch is made in no time
+        _quieten()
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -86,7 +83,7 @@ class _CLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            args=args,
+            args=None if args == sys.argv[1:] else args,
             parser_kwargs={"prog": "python -m lrkd", **(parser_kwargs or {})},
         )
 
@@ -125,8 +122,11 @@ class FitCLI(_CLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's hyperparameters replace explicit flags without a word. Here the model
-        is made as asked, and refuses a checkpoint that differs (StudentLRKD.on_load_checkpoint)."""
+        """Make the model as asked.
+
+        Lightning would let the checkpoint's hyperparameters replace explicit flags without a word; here the model
+        itself refuses a checkpoint that differs (StudentLRKD.on_load_checkpoint, trap 39).
+        """
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Loggers, checkpoints and records in one folder."""
@@ -145,8 +145,10 @@ class FitCLI(_CLI):
         return self.make_trainer(folder, loggers, [best, LearningRateMonitor("step")])
 
     def _folder(self) -> Path:
-        """A new folder under the root directory, or that of the run which is resumed. It is not created here: in a
-        distributed run every process comes to the same name before any of them makes it."""
+        """A new folder under the root directory, or that of the run which is resumed.
+
+        It is not created here: in a distributed run every process comes to the same name before any of them makes it.
+        """
         settings = self.settings
         if settings.ckpt_path is not None:
             checkpoint = Path(settings.ckpt_path).resolve()
@@ -174,8 +176,10 @@ class EvaluateCLI(_CLI):
         return {self._only: LightningCLI.subcommands()[self._only]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Results are printed by RunRecorder."""
+        """RunRecorder prints the results; Lightning's own table would repeat them."""
         super().add_arguments_to_parser(parser)
+        if self._only != "predict":
+            parser.add_argument("--verbose", type=bool, default=False, help="Print Lightning's own table too.")
 
     def _parse_ckpt_path(self) -> None:
         """Make the model from the checkpoint's hyperparameters; refuse options that contradict them (trap 39)."""
@@ -198,6 +202,22 @@ class EvaluateCLI(_CLI):
         if not (folder / "run.json").is_file():
             folder = Path(self.settings.trainer.default_root_dir) / self.settings.method
         return self.make_trainer(folder, loggers=False, callbacks=[])
+
+
+def _quieten() -> None:
+    """Silence what Lightning says of choices that are made here on purpose."""
+    for name in ("rank_zero", "seed"):
+        logging.getLogger(f"lightning.{'fabric' if name == 'seed' else 'pytorch'}.utilities.{name}").setLevel(
+            logging.WARNING
+        )
+    for message in (
+        ".*does not have many workers",  # making a batch takes less than handing it between processes
+        ".*LightningCLI's args parameter",  # `main(args)` is for tests and notebooks
+        ".*callbacks used to create the checkpoint need to be provided",  # evaluation keeps no checkpoints
+        r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of a deprecated torch function
+        ".*Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
@@ -27,10 +24,7 @@ from lrkd.data.targets import (
 )
 from lrkd.data.types import LabelSet
 from lrkd.errors import UserError
-from lrkd.pretrained import resolve, sha256
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from lrkd.sentence_encoder import SentenceEncoder
 
 DONE = "done.npy"
 CHUNK = 1024
@@ -76,13 +70,13 @@ def embed_rationales(
     if not rationales.num_rows:
         raise UserError(f"{rationales_path(root)}: holds no rationale to embed")
     console.print(f"Read {rationales.num_rows:,} rationales from {rationales_path(root)}")
-    model = load_sentence_encoder(encoder, max_length, device)
+    model = SentenceEncoder(encoder, max_length, device)
     fingerprint = Fingerprint(
         encoder=encoder,
-        weights=weights_digest(model, encoder),
-        pooling=_pooling(model),
+        weights=model.weights,
+        pooling=model.pooling,
         normalised=True,
-        max_length=int(model.max_seq_length),
+        max_length=model.max_length,
         dtype=dtype,
         text=text,
         rationales=rationales_digest(rationales),
@@ -104,43 +98,6 @@ def embed_rationales(
     )
 
 
-def load_sentence_encoder(name: str, max_length: int | None = None, device: str | None = None) -> SentenceTransformer:
-    """A sentence encoder in eval mode.
-
-    Raises:
-        UserError: A ``pkg:`` name that is not installed, or a length that the encoder cannot take.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(resolve(name), device=device).eval()
-    if max_length is not None:
-        positions = getattr(getattr(model[0], "auto_model", None), "config", None)
-        limit = getattr(positions, "max_position_embeddings", None)
-        if max_length < 4 or (limit is not None and max_length > limit):
-            raise UserError(f"max_length {max_length}: {name} takes 4 to {limit} tokens")
-        model.max_seq_length = max_length
-    return model
-
-
-def weights_digest(model: SentenceTransformer, name: str) -> str:
-    """SHA-256 that identifies the encoder's weights: of the file where there is one, else of the parameters."""
-    file = Path(resolve(name)) / "model.safetensors"
-    if file.is_file():
-        return sha256(file)
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _pooling(model: SentenceTransformer) -> str:
-    """The settings of the encoder's pooling modules, e.g. ``{"pooling_mode": "mean", ...}``, in one line."""
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    return " ".join(json.dumps(m.get_config_dict(), sort_keys=True) for m in model if isinstance(m, Pooling)) or "none"
-
-
 def refuse_other(folder: Path, fingerprint: Fingerprint) -> None:
     """Accept only a store (or the part of one) that has this fingerprint (trap 45).
 
@@ -149,16 +106,16 @@ def refuse_other(folder: Path, fingerprint: Fingerprint) -> None:
     """
     if different := read_fingerprint(folder).differences(fingerprint):
         raise UserError(
-            f"{folder}: holds targets made otherwise ({'; '.join(different)}). Give another --out, or delete the folder "
-            "to make them anew"
+            f"{folder}: holds targets made otherwise ({'; '.join(different)}). Give another --out, or delete the "
+            "folder to make them anew"
         )
 
 
 def _embed_missing(
-    model: SentenceTransformer, texts: list[str], folder: Path, fingerprint: Fingerprint, batch_size: int
+    model: SentenceEncoder, texts: list[str], folder: Path, fingerprint: Fingerprint, batch_size: int
 ) -> int:
     """Fill ``folder`` with the vectors that it lacks; returns how many were there."""
-    vectors, done = _open_partial(folder, fingerprint, len(texts), int(model.get_embedding_dimension()))
+    vectors, done = _open_partial(folder, fingerprint, len(texts), model.width)
     before = int(done.sum())
     order = np.argsort([-len(text) for text in texts], kind="stable")  # like lengths together: less padding
     missing = order[~done[order]]
@@ -166,14 +123,7 @@ def _embed_missing(
         task = progress.add_task("Embedding", total=len(texts), completed=before)
         for start in range(0, len(missing), CHUNK):
             rows = missing[start : start + CHUNK]
-            made = model.encode(
-                [texts[row] for row in rows],
-                batch_size=batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-            )
-            vectors[rows] = made
+            vectors[rows] = model.encode([texts[row] for row in rows], batch_size)
             vectors.flush()  # the vectors reach the file before the note that they are there
             done[rows] = True
             done.flush()

@@ -73,7 +73,8 @@ def refuse_different_hyperparameters(given: dict[str, Any], saved: dict[str, Any
     different = [
         f"{name} is {given.get(name)!r} here and {saved[name]!r} there"
         for name in sorted(saved.keys() - ignored)
-        if json.dumps(given.get(name), sort_keys=True, default=str) != json.dumps(saved[name], sort_keys=True, default=str)
+        if json.dumps(given.get(name), sort_keys=True, default=str)
+        != json.dumps(saved[name], sort_keys=True, default=str)
     ]
     if different:
         raise UserError(

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Reduction = Literal["mean", "sum"]

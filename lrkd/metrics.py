@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import (
@@ -200,7 +200,7 @@ def ndcg_at_10(scores: Tensor, labels: Tensor, query: Tensor, label_set: LabelSe
     metric.update(scores[ranked], gains, group)
     # The metric lives for this call only: its states are the whole split's already.
     metric.sync_on_compute = False
-    return metric.compute()  # type: ignore[no-any-return]
+    return metric.compute()
 
 
 def relevance_metrics(
@@ -260,5 +260,5 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     with torch.inference_mode(False), torch.enable_grad():
         logits = logits.clone()
-        optimiser.step(closure)  # type: ignore[no-untyped-call, arg-type]
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
     return float((-log_scale.detach()).exp().clamp(0.05, 20))

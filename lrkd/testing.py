@@ -133,9 +133,11 @@ class ExtractorContract:
             tokens = self.tokens()
             tokens.states.requires_grad_()
             weight = torch.randn(extractor.num_perspectives, self.target_size)
-            (extractor(tokens) * weight).sum().backward()  # type: ignore[no-untyped-call]
+            (extractor(tokens) * weight).sum().backward()
             silent = [
-                name for name, p in extractor.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+                name
+                for name, p in extractor.named_parameters()
+                if p.requires_grad and (p.grad is None or not p.grad.any())
             ]
             assert not silent, f"no gradient reaches {silent}"
             assert tokens.states.grad is not None

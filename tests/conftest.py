@@ -10,7 +10,15 @@ os.environ["WANDB_MODE"] = "offline"
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from lrkd.data.pairs import write_table
+from lrkd.data.rationales import read_rationales
+from lrkd.data.targets import FINGERPRINT, INDEX, KEY, VECTORS, Fingerprint, rationales_digest, write_fingerprint
+from lrkd.data.types import LABEL_SETS, PAIRS_SCHEMA, RATIONALES_SCHEMA
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +28,201 @@ def esci_mini() -> Path:
     if not (Path(path) / "pairs.parquet").is_file():
         pytest.skip(f"ESCI-mini is not at {path}; set LRKD_ESCI_MINI to its folder")
     return Path(path)
+
+
+# Tiny stand-ins for what a run needs. They are made once a session: a test that changes one works on a copy.
+
+QUERIES = (
+    "red running shoes",
+    "coffee mug without handle",
+    "usb-c charger 65w",
+    "wool socks men",
+    "garden hose 50 ft",
+    "phone case",
+    "stainless steel water bottle",
+    "desk lamp",
+)
+ITEMS = (
+    ("Red road running shoes for women, size 8", "Exact"),
+    ("Blue trail running shoes", "Substitute"),
+    ("Shoe laces, red, 2 pairs", "Complement"),
+    ("Handle-less ceramic coffee mug", "Exact"),
+    ("Coffee mug with handle, 350 ml", "Substitute"),
+    ("Cast iron pan", "Irrelevant"),
+    ("65W USB-C charger with 2 m cable", "Exact"),
+    ("USB-C cable 1 m", "Complement"),
+    ("20W USB-A charger", "Irrelevant"),
+    ("Men's merino wool socks, 3 pack", "Exact"),
+    ("Men's cotton socks", "Substitute"),
+    ("Wool wash, 1 l", "Complement"),
+    ("Garden hose, 50 ft, kink-free", "Exact"),
+    ("Garden hose, 25 ft", "Substitute"),
+    ("Hose reel for a 50 ft garden hose", "Complement"),
+    ("Clear phone case", "Exact"),
+    ("Phone screen protector", "Complement"),
+    ("Laptop sleeve", "Irrelevant"),
+    ("Stainless steel water bottle, 750 ml", "Exact"),
+    ("Plastic water bottle", "Substitute"),
+    ("Bottle brush set", "Complement"),
+    ("LED desk lamp, dimmable", "Exact"),
+    ("Floor lamp", "Substitute"),
+    ("Desk organiser", "Irrelevant"),
+)
+PERSPECTIVES = ("business_rule", "structured_analysis", "user_intent")
+SPLIT_OF_QUERY = ("train",) * 4 + ("val",) * 2 + ("test",) * 2
+TARGET_WIDTH = 8
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory) -> Path:
+    """A data root of 24 labelled pairs, 3 a query, in a mixed order; 4 queries train, 2 val, 2 test; folds 0 to 3.
+
+    Every third pair has no rationale. The others have one a perspective; where the pair's number is odd, user_intent's
+    verdict is not gold; where it is a multiple of four, user_intent has a second sample.
+    """
+    root = tmp_path_factory.mktemp("root")
+    numbers = np.random.default_rng(0).permutation(len(ITEMS)).tolist()
+    pairs = [
+        {
+            "pair_id": f"q{n // 3}-i{n}",
+            "query_id": f"q{n // 3}",
+            "query": QUERIES[n // 3],
+            "item_id": f"i{n}",
+            "title": ITEMS[n][0],
+            "label": ITEMS[n][1],
+            "brand": f"brand {n % 5}",
+            "split": SPLIT_OF_QUERY[n // 3],
+            "fold": n // 3 % 4,
+        }
+        for n in numbers
+    ]
+    write_table(pa.Table.from_pylist(pairs, PAIRS_SCHEMA), root / "pairs.parquet", PAIRS_SCHEMA)
+    rationales = [
+        {
+            "pair_id": f"q{n // 3}-i{n}",
+            "perspective": perspective,
+            "sample": sample,
+            "rationale": f"{perspective}: is '{ITEMS[n][0]}' what '{QUERIES[n // 3]}' asks for? Answer {sample}.",
+            "verdict": "Irrelevant" if n % 2 and perspective == "user_intent" else ITEMS[n][1],
+        }
+        for n in reversed(range(len(ITEMS)))
+        if n % 3
+        for perspective in PERSPECTIVES
+        for sample in range(2 if n % 4 == 0 and perspective == "user_intent" else 1)
+    ]
+    write_table(pa.Table.from_pylist(rationales, RATIONALES_SCHEMA), root / "rationales.parquet", RATIONALES_SCHEMA)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_targets(tmp_path_factory, tiny_root) -> Path:
+    """The target store of ``tiny_root``: a random, but always the same, unit vector of width 8 a rationale."""
+    folder = tmp_path_factory.mktemp("targets")
+    rationales = read_rationales(tiny_root, labels=LABEL_SETS["esci"])
+    vectors = np.random.default_rng(0).standard_normal((rationales.num_rows, TARGET_WIDTH)).astype(np.float32)
+    np.save(folder / VECTORS, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    pq.write_table(rationales.select([*KEY, "verdict"]), folder / INDEX)
+    write_fingerprint(
+        folder,
+        Fingerprint(
+            encoder="made up",
+            weights="none",
+            pooling="none",
+            normalised=True,
+            max_length=64,
+            dtype="float32",
+            text="{rationale}",
+            rationales=rationales_digest(rationales),
+        ),
+    )
+    assert (folder / FINGERPRINT).is_file()
+    return folder
+
+
+def _save_encoder(folder: Path, tokenizer, kind: str, **config) -> str:
+    """A tokenizer and a random two-layer encoder of width 32, as AutoTokenizer and AutoModel load them."""
+    import torch
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    bert, roberta = ("[CLS]", "[SEP]", "[UNK]", "[PAD]", "[MASK]"), ("<s>", "</s>", "<unk>", "<pad>", "<mask>")
+    start, end, unknown, pad, mask = bert if kind == "bert" else roberta
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token=start, bos_token=start, sep_token=end, eos_token=end,
+        unk_token=unknown, pad_token=pad, mask_token=mask,
+        model_max_length=64,
+    ).save_pretrained(folder)  # fmt: skip
+    settings = AutoConfig.for_model(
+        kind,
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        pad_token_id=tokenizer.token_to_id(pad),
+        **config,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(settings).save_pretrained(folder)
+    return str(folder)
+
+
+def _texts() -> list[str]:
+    return [*QUERIES, *(title for title, _ in ITEMS)]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> str:
+    """The folder of a BERT of two layers and width 32 with a small WordPiece tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        _texts(), trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return _save_encoder(tmp_path_factory.mktemp("bert"), tokenizer, "bert", max_position_embeddings=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_roberta(tmp_path_factory) -> str:
+    """The folder of a RoBERTa of two layers and width 32: byte-level BPE, ``<s> q </s></s> item </s>``, no types."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(), trainer)
+    start, end = (tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", start), add_prefix_space=False)
+    return _save_encoder(
+        tmp_path_factory.mktemp("roberta"), tokenizer, "roberta", max_position_embeddings=66, type_vocab_size=1
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_sentence_encoder(tmp_path_factory, tiny_encoder) -> str:
+    """The folder of a sentence-transformers model: ``tiny_encoder`` with mean pooling and no normalisation."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    folder = tmp_path_factory.mktemp("sentence_encoder")
+    transformer = Transformer(tiny_encoder, max_seq_length=64)
+    model = SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode="mean")], device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
+    return str(folder)

@@ -150,8 +150,8 @@ def _print(job: ImportRun, root: Path) -> None:
     _print_counts(console, "label", job.counts.labels)
     counts = job.counts
     console.print(
-        f"{counts.read:,} rows read = {counts.written:,} written + {counts.set_aside:,} set aside + "
-        f"{counts.left_out:,} left out by --locales or --version",
+        f"{counts.read:,} rows read = {counts.written:,} written + {counts.set_aside:,} set aside"
+        + (f" + {counts.left_out:,} left out by --locales or --version" if counts.left_out else ""),
         f"wrote {root / PAIRS_FILE}" + (f" and {root / REJECTS_FILE}" if job.errors.total else ""),
         sep="\n",
         highlight=False,

@@ -266,5 +266,6 @@ def repeated(keys: list[pa.Array | pa.ChunkedArray]) -> np.ndarray:
     """The positions at which a key (one or several columns of N rows) stands that stood earlier already."""
     names = [f"k{i}" for i in range(len(keys))]
     table = pa.table([*keys, pa.array(np.arange(len(keys[0])))], names=[*names, "row"])
-    first = table.group_by(names).aggregate([("row", "min")])["row_min"].to_numpy()
+    # One thread: several would each keep memory of their own, and more of it the longer they run.
+    first = table.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].to_numpy()
     return np.setdiff1d(np.arange(len(keys[0])), first)

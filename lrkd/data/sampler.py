@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ class LengthBucketSampler(DistributedSampler[BatchRequest]):
         self.pool = pool
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // (self.batch_size * self.num_replicas))
+        return math.ceil(len(self.lengths) / (self.batch_size * self.num_replicas))
 
     def global_batches(self) -> list[np.ndarray]:
         """The epoch's global batches, of nearly equal size, each an array of rows."""

@@ -47,8 +47,10 @@ class Fingerprint:
     rationales: str
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """The fields in which two fingerprints differ, with both values. The encoder's name alone does not count: the
-        same weights may lie in two places."""
+        """The fields in which two fingerprints differ, with both values.
+
+        The encoder's name does not count: the same weights may lie in two places.
+        """
         mine, theirs = asdict(self), asdict(other)
         return [f"{k}: {mine[k]!r} against {theirs[k]!r}" for k in mine if k != "encoder" and mine[k] != theirs[k]]
 
@@ -90,7 +92,9 @@ class TargetStore:
         """
         folder = Path(folder)
         if not (folder / FINGERPRINT).is_file():
-            raise UserError(f"{folder}: no target store; make one with `python -m lrkd rationales embed --out {folder}`")
+            raise UserError(
+                f"{folder}: no target store; make one with `python -m lrkd rationales embed --out {folder}`"
+            )
         fingerprint = read_fingerprint(folder)
         vectors = np.load(folder / VECTORS, mmap_mode="r")
         index = pq.read_table(folder / INDEX)
@@ -134,7 +138,8 @@ def write_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
 def normalise(vectors: np.ndarray) -> np.ndarray:
     """(..., R) to unit length; a zero vector stays zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
+    unit: np.ndarray = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
+    return unit
 
 
 class Targets:
@@ -266,8 +271,10 @@ class Targets:
 def _hashed_uniform(rows: np.ndarray, epoch: int, seed: int) -> np.ndarray:
     """(B,) numbers in [0, 1) that depend on row, epoch and seed alone, on any process (SplitMix64's finaliser)."""
     with np.errstate(over="ignore"):
-        x = rows.astype(np.uint64) + np.uint64(epoch + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed) * np.uint64(
-            0xD1B54A32D192ED03
+        x = (
+            rows.astype(np.uint64)
+            + np.uint64(epoch + 1) * np.uint64(0x9E3779B97F4A7C15)
+            + np.uint64(seed) * np.uint64(0xD1B54A32D192ED03)
         )
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -132,7 +132,8 @@ class TokenCache:
     def lengths(self) -> np.ndarray:
         """(N,) int64: tokens of each pair as the encoder sees it."""
         query, item = self.kept
-        return query + item + self.layout.special
+        lengths: np.ndarray = query + item + self.layout.special
+        return lengths
 
     @property
     def cut(self) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +156,9 @@ class TokenCache:
         room = self.max_length - self.layout.special - query
         item = np.minimum(self.items.offsets[rows + 1] - start_item, room)
         sizes = [len(self.layout.prefix), query, len(self.layout.middle), item, len(self.layout.suffix)]
-        ends = np.cumsum(np.stack([np.broadcast_to(size, rows.shape) for size in sizes]), axis=0)[..., None]  # (5, B, 1)
+        ends = np.cumsum(np.stack([np.broadcast_to(size, rows.shape) for size in sizes]), axis=0)[
+            ..., None
+        ]  # (5, B, 1)
         place = np.arange(ends[-1].max())[None]  # (1, L)
         piece = (place >= ends).sum(0)  # (B, L): 0 to 4 as in `sizes`, 5 for padding
         ids = np.full(piece.shape, self.layout.pad, dtype=np.int64)

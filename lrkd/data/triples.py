@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812
+import lightning as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -67,7 +67,7 @@ class PairDataset(Dataset[TripleBatch]):
         return batch
 
 
-def _as_is(batch: TripleBatch) -> TripleBatch:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -182,10 +182,13 @@ class TripleDataModule(L.LightningDataModule):
             check = getattr(self.trainer.lightning_module, "check_data", None)
             if check is not None:
                 check(self, stage)
-        splits: list[Split] = {
-            "fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": [self.predict_split],
-        }[stage]  # fmt: skip
-        self._read(stage, splits)
+        splits: dict[str, list[Split]] = {
+            "fit": ["train", "val"],
+            "validate": ["val"],
+            "test": ["test"],
+            "predict": [self.predict_split],
+        }
+        self._read(stage, splits[stage])
 
     def _read(self, stage: str, splits: list[Split]) -> None:
         columns = ["pair_id", "query_id", "query", "label", "fold" if self.fold is not None else "split"]
@@ -318,7 +321,7 @@ class TripleDataModule(L.LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=None,
-            sampler=sampler,  # type: ignore[arg-type]
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_as_is,

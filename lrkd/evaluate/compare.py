@@ -27,14 +27,13 @@ def compare(
 ) -> None:
     """Compare methods over their runs: the mean and standard deviation of every metric, beside the majority's.
 
-    Writes compare.md, compare.csv and compare.png. Give several runs as one quoted pattern or as a list:
+    Writes compare.md, compare.csv and compare.png. For example:
 
-        python -m lrkd compare --runs 'runs/quickstart/*'
-        python -m lrkd compare --runs '[runs/bert, runs/lrkd_*]' --baseline bert
+        python -m lrkd compare --runs runs/encoder-seed0 runs/lrkd_mlp-seed0
+        python -m lrkd compare --runs 'runs/esci/*' --baseline encoder --out runs/esci/compare
 
     Args:
-        runs: Run folders: one path, one pattern in quotes ('runs/quickstart/*'), or a list of these in brackets and
-            quotes ('[runs/a, runs/b]'). --runs+ adds one; a second --runs replaces the first.
+        runs: Run folders, or patterns in quotes, one or several behind one --runs (a second --runs replaces the first).
         split: The split whose metrics are compared.
         out: The folder that takes the report.
         baseline: A method; the others' differences to it, paired by fold and seed, are added.

@@ -43,4 +43,5 @@ class MLPExtractor(Extractor):
         weight = tokens.mask.unsqueeze(-1)
         inner = self.dropout(self.inner(tokens.states)).masked_fill(~weight, 0)
         mean = inner.sum(1) / weight.sum(1).clamp_min(1)
-        return self.outer(mean).unflatten(-1, (self.num_perspectives, self.target_size))
+        latents: Tensor = self.outer(mean)
+        return latents.reshape(-1, self.num_perspectives, self.target_size)

@@ -28,7 +28,8 @@ def load_encoder(name: str, config: dict[str, Any] | None = None) -> nn.Module:
         encoder = AutoModel.from_pretrained(resolve(name))
     else:
         settings = dict(config)
-        encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+        made = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        encoder = AutoModel.from_config(made)  # type: ignore[no-untyped-call]
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     return encoder.train()  # type: ignore[no-any-return]  # from_pretrained gives eval mode (trap 23)

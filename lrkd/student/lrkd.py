@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
@@ -156,9 +156,7 @@ class StudentLRKD(L.LightningModule):
             return None
         if isinstance(spec, dict):
             spec = component_factory(spec, Extractor, "extractor")  # type: ignore[type-abstract]
-        return spec(
-            hidden_size=hidden, target_size=self.target_size, num_perspectives=self.hparams["num_perspectives"]
-        )
+        return spec(hidden_size=hidden, target_size=self.target_size, num_perspectives=self.hparams["num_perspectives"])
 
     def forward(self, batch: TripleBatch) -> StudentOutput:
         """Logits and latents of a batch; targets are not looked at."""
@@ -213,7 +211,7 @@ class StudentLRKD(L.LightningModule):
         return loss
 
     def _logs_this_step(self) -> bool:
-        return self.trainer.global_step == 0 or (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.global_step == 0 or (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
         weight = self.class_weight
@@ -304,7 +302,8 @@ class StudentLRKD(L.LightningModule):
         ]
         optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, round(self.hparams["warmup"] * steps), steps)
+        warmup = round(self.hparams["warmup"] * steps)
+        schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)  # type: ignore[no-untyped-call]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _parameters_by_lr(self) -> list[tuple[list[nn.Parameter], float]]:
@@ -321,7 +320,7 @@ class StudentLRKD(L.LightningModule):
         Raises:
             UserError: The label set (by name and order), the text, or, in ``fit``, the targets differ.
         """
-        pairs = [("label_set", self.hparams["label_set"], data.label_set)]
+        pairs: list[tuple[str, Any, Any]] = [("label_set", self.hparams["label_set"], data.label_set)]
         if self.hparams["text"] is not None:
             pairs.append(("text", self.hparams["text"], data.text))
         if stage == "fit" and self.guidance is not None:
@@ -345,4 +344,5 @@ def _gradient_ratio(guidance: Tensor, ce: Tensor, states: Tensor) -> Tensor:
     """‖∂guidance/∂H‖ / ‖∂CE/∂H‖ at the encoder's last states H (B, L, H)."""
     (pull,) = torch.autograd.grad(guidance, states, retain_graph=True, allow_unused=True)
     (push,) = torch.autograd.grad(ce, states, retain_graph=True)
-    return (torch.zeros_like(push) if pull is None else pull).norm() / push.norm().clamp_min(1e-12)
+    ratio: Tensor = (torch.zeros_like(push) if pull is None else pull).norm() / push.norm().clamp_min(1e-12)
+    return ratio

