@@ -99,11 +99,19 @@ def main(args: list[str] | None = None) -> None:
             _run_stage(" ".join(args[:2]), args[2:])
         else:
             raise UserError(f"no command {' '.join(args[:2])!r}\n\n{usage()}")
-    except UserError as error:
-        if "LRKD_TRACEBACK" in os.environ:
+    except ValueError as error:
+        mistake = _mistake(error)
+        if mistake is None or "LRKD_TRACEBACK" in os.environ:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _mistake(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an error: jsonargparse wraps what is raised while it makes a class."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit" or path.is_file():  # a resumed run keeps its config
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, path, skip_none=False, multifile=False)
+        self.parser.save(self.config, path, multifile=False)
         for logger in trainer.loggers:
             if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(self.config.as_dict())
@@ -168,27 +168,25 @@ class EvaluateCLI(_CLI):
 
     def __init__(self, subcommand: str, args: list[str]) -> None:
         self._only = subcommand
-        run_config = _run_config(args)
-        super().__init__(args, {subcommand: {"default_config_files": [str(run_config)]}} if run_config else None)
+        run_config = None if {"-h", "--help"} & set(args) else _checkpoint(subcommand, args).parents[1] / "config.yaml"
+        found = run_config is not None and run_config.is_file()
+        super().__init__(args, {subcommand: {"default_config_files": [str(run_config)]}} if found else None)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the one asked for, so that only its parser is built."""
-        return {self._only: LightningCLI.subcommands()[self._only]}
+        return {self._only: LightningCLI.subcommands()[self._only] | {"verbose"}}
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+    def validate(self, **kwargs: Any) -> None:
         """RunRecorder prints the results; Lightning's own table would repeat them."""
-        super().add_arguments_to_parser(parser)
-        if self._only != "predict":
-            parser.add_argument("--verbose", type=bool, default=False, help="Print Lightning's own table too.")
+        self.trainer.validate(verbose=False, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """As :meth:`validate`."""
+        self.trainer.test(verbose=False, **kwargs)
 
     def _parse_ckpt_path(self) -> None:
         """Make the model from the checkpoint's hyperparameters; refuse options that contradict them (trap 39)."""
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path is None or not Path(path).is_file():
-            raise UserError(
-                f"--ckpt_path {path or ''}: {self._only} needs the checkpoint of a trained model, e.g. "
-                "runs/lrkd_mlp-seed0/checkpoints/best.ckpt"
-            )
+        path = self.config[self.config.subcommand].ckpt_path
         saved = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
         model = self.config[self.config.subcommand].model
         given = dict(model.get("init_args", {}).as_dict())
@@ -224,15 +222,19 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _run_config(args: list[str]) -> Path | None:
-    """The ``config.yaml`` beside the checkpoint that ``--ckpt_path`` names."""
-    for place, argument in enumerate(args):
-        name, _, value = argument.partition("=")
-        if name == "--ckpt_path":
-            value = value or (args[place + 1] if place + 1 < len(args) else "")
-            config = Path(value).resolve().parent.parent / "config.yaml"
-            return config if value and config.is_file() else None
-    return None
+def _checkpoint(subcommand: str, args: list[str]) -> Path:
+    """The checkpoint that ``--ckpt_path`` names: its run's ``config.yaml`` is read before the options are."""
+    values = [
+        value or (args[place + 1] if place + 1 < len(args) else "")
+        for place, (name, _, value) in enumerate(argument.partition("=") for argument in args)
+        if name == "--ckpt_path"
+    ]
+    if not values or not Path(values[-1]).is_file():
+        raise UserError(
+            f"{subcommand} needs the checkpoint of a trained model, e.g. --ckpt_path "
+            f"runs/lrkd_mlp-seed0/checkpoints/best.ckpt; got {values[-1] if values else 'none'}"
+        )
+    return Path(values[-1]).resolve()
 
 
 def run(args: list[str]) -> None:

@@ -89,8 +89,8 @@ def embed_rationales(
     partial = out.with_name(out.name + ".partial")
     done_before = _embed_missing(model, texts, partial, fingerprint, batch_size)
     pq.write_table(rationales.select([*KEY, "verdict"]), partial / INDEX)
-    (partial / DONE).unlink()
     partial.rename(out)
+    (out / DONE).unlink()  # not before: killed in between, the partial store could not be gone on with
     width = np.load(out / VECTORS, mmap_mode="r").shape[1]
     console.print(
         f"Wrote {len(texts):,} vectors of width {width} ({dtype}) to {out}"

@@ -248,17 +248,17 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     if not len(labels):
         return 1.0
-    logits = logits.detach().double()
-    log_scale = torch.zeros((), dtype=torch.double, device=logits.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS([log_scale], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = F.cross_entropy(logits * log_scale.exp(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
+    # Tensors made under inference mode cannot take part in autograd: make, and copy, all of them outside of it.
     with torch.inference_mode(False), torch.enable_grad():
-        logits = logits.clone()
+        logits, labels = logits.detach().double().clone(), labels.clone()
+        log_scale = torch.zeros((), dtype=torch.double, device=logits.device, requires_grad=True)
+        optimiser = torch.optim.LBFGS([log_scale], max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            loss = F.cross_entropy(logits * log_scale.exp(), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
         optimiser.step(closure)  # type: ignore[no-untyped-call]
     return float((-log_scale.detach()).exp().clamp(0.05, 20))

@@ -17,7 +17,7 @@ import pytest
 
 from lrkd.data.pairs import write_table
 from lrkd.data.rationales import read_rationales
-from lrkd.data.targets import FINGERPRINT, INDEX, KEY, VECTORS, Fingerprint, rationales_digest, write_fingerprint
+from lrkd.data.targets import INDEX, KEY, VECTORS, Fingerprint, rationales_digest, write_fingerprint
 from lrkd.data.types import LABEL_SETS, PAIRS_SCHEMA, RATIONALES_SCHEMA
 
 
@@ -135,7 +135,6 @@ def tiny_targets(tmp_path_factory, tiny_root) -> Path:
             rationales=rationales_digest(rationales),
         ),
     )
-    assert (folder / FINGERPRINT).is_file()
     return folder
 
 

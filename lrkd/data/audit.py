@@ -59,23 +59,9 @@ def audit_data(
     columns = dict.fromkeys(["pair_id", "query", "item_id", "label", "split", "fold", *template.fields])
     with Console(stderr=True).status("reading pairs") as status:
         pairs = read_pairs(root, columns=list(columns), labels=labels)
-        queries, items = group_queries(pairs["query"]), _codes(pairs["item_id"])
-        splits, names = _split_codes(pairs["split"])
         gold = pc.index_in(pairs["label"], value_set=pa.array(labels.labels)).fill_null(-1).to_numpy()
         status.update("comparing")
-        report: dict[str, Any] = {
-            "root": str(root),
-            "pairs": len(pairs),
-            "queries": distinct(queries),
-            "items": distinct(items),
-            "splits": split_balance(splits, names, queries, gold, labels),
-            "leaks": {
-                "queries": _leak(queries, splits, names, pairs["query"]),
-                "queries_between_folds": _leak(queries, _fold_codes(pairs["fold"]), None, pairs["query"]),
-                "items": _leak(items, splits, names, pairs["item_id"]),
-            },
-            "duplicates": duplicates(queries, items, gold, pairs["pair_id"]),
-        }
+        report = {"root": str(root)} | compare_pairs(pairs, gold, labels)
         status.update("measuring lengths")
         report["lengths"] = text_lengths(pairs, template, tokenizer, max_length, length_sample)
         status.update("judging rationales")
@@ -95,6 +81,33 @@ def audit_data(
             f"{report['leaks']['queries']['examples'][0]!r}; `python -m lrkd data split` splits by query"
         )
     return report
+
+
+def compare_pairs(pairs: pa.Table, gold: np.ndarray, labels: LabelSet) -> dict[str, Any]:
+    """What pairs say about one another: balance, leaks, duplicates.
+
+    Args:
+        pairs: N pairs with pair_id, query, item_id, split and fold.
+        gold: (N,) int: every pair's label, -1 for unknown.
+        labels: The label set.
+
+    Returns:
+        The counts and the sections ``splits``, ``leaks`` and ``duplicates`` of the report.
+    """
+    queries, items = group_queries(pairs["query"]), _codes(pairs["item_id"])
+    splits, names = _split_codes(pairs["split"])
+    return {
+        "pairs": len(pairs),
+        "queries": distinct(queries),
+        "items": distinct(items),
+        "splits": split_balance(splits, names, queries, gold, labels),
+        "leaks": {
+            "queries": _leak(queries, splits, names, pairs["query"]),
+            "queries_between_folds": _leak(queries, _fold_codes(pairs["fold"]), None, pairs["query"]),
+            "items": _leak(items, splits, names, pairs["item_id"]),
+        },
+        "duplicates": duplicates(queries, items, gold, pairs["pair_id"]),
+    }
 
 
 def split_balance(

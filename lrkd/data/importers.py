@@ -72,21 +72,20 @@ def import_data(
     Raises:
         UserError: A missing file or column, options that do not fit the format, or a broken row.
     """
-    if format != "table" and (columns or label_names or grade_bins or delimiter):
-        raise UserError(f"columns, label_names, grade_bins and delimiter are for --format table, not for {format}")
-    if format != "esci" and (locales or version != "large"):
-        raise UserError(f"locales and version are for --format esci, not for {format}")
+    _refuse(
+        format != "table",
+        {"columns": columns, "label_names": label_names, "grade_bins": grade_bins, "delimiter": delimiter},
+        "table",
+    )
+    _refuse(format != "esci", {"locales": locales, "version": version != "large"}, "esci")
     if label_names and grade_bins:
         raise UserError("label_names renames labels and grade_bins makes labels of numbers: give one of them")
     files = _open(format, Path(input), delimiter, quote)
-    sources: Sequence[Source]
-    if format == "esci":
-        sources = esci_sources(locales or (), version)
-    elif format == "wands":
-        sources = wands_sources()
-    else:
+    if format == "table":
         labels = LabelSet.load(label_set)
-        sources = [table_source(files[0], columns or {}, labels, label_names or {}, grade_bins or {})]
+        sources: Sequence[Source] = [table_source(files[0], columns or {}, labels, label_names or {}, grade_bins or {})]
+    else:
+        sources = esci_sources(locales or (), version) if format == "esci" else wands_sources()
     root = Path(out)
     with _work_folder(root) as folder:
         rejects = folder / REJECTS_FILE
@@ -102,6 +101,12 @@ def import_data(
             (root / REJECTS_FILE).unlink(missing_ok=True)
     _print(job, root)
     return job.counts
+
+
+def _refuse(wrong_format: bool, options: Mapping[str, object], right_format: str) -> None:
+    given = [name for name, value in options.items() if value]
+    if wrong_format and given:
+        raise UserError(f"{', '.join(given)}: only for --format {right_format}; leave it out or change the format")
 
 
 def _open(format: str, path: Path, delimiter: str | None, quote: str) -> list[RowFile]:

@@ -95,6 +95,10 @@ class TargetStore:
             raise UserError(
                 f"{folder}: no target store; make one with `python -m lrkd rationales embed --out {folder}`"
             )
+        if missing := [name for name in (VECTORS, INDEX) if not (folder / name).is_file()]:
+            raise UserError(
+                f"{folder}: unfinished, without {' and '.join(missing)}; run `python -m lrkd rationales embed` again"
+            )
         fingerprint = read_fingerprint(folder)
         vectors = np.load(folder / VECTORS, mmap_mode="r")
         index = pq.read_table(folder / INDEX)

@@ -101,7 +101,7 @@ class StudentLRKD(L.LightningModule):
         warmup: float = 0.1,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # the command line hands the whole config to the loggers
         if "_instantiator" not in self.hparams:  # made from Python: keep what a checkpoint can hold
             self.hparams["extractor"] = component_spec(extractor, "extractor")
             self.hparams["guidance"] = component_spec(guidance, "guidance")
@@ -122,6 +122,7 @@ class StudentLRKD(L.LightningModule):
         fused = num_perspectives * self.target_size if self.extractor is not None and fusion else 0
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden + fused, len(self.label_set))
+        nn.init.zeros_(self.head.weight[:, hidden:])  # so that random latents do not disturb a pretrained encoder
         self.register_buffer("temperature", torch.ones(()))
         weights = class_weights if isinstance(class_weights, list) else [1.0] * len(self.label_set)
         self.register_buffer("class_weight", torch.tensor(weights))
@@ -239,7 +240,8 @@ class StudentLRKD(L.LightningModule):
     def validation_step(self, batch: TripleBatch, batch_idx: int) -> None:
         """Collect predictions and, where there are targets, latents."""
         output = self._collect(batch)
-        if output.latents is not None and batch.targets is not None and batch.target_mask is not None:
+        guided = self.guidance is not None and output.latents is not None
+        if guided and batch.targets is not None and batch.target_mask is not None:
             self.guidance_r2.update(batch.row, batch.query, output.latents, batch.targets, batch.target_mask)
 
     def on_validation_epoch_end(self) -> None:

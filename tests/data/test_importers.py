@@ -461,7 +461,7 @@ def test_a_label_set_of_the_users_own(tmp_path):
         ({"label_names": {"1": "Good"}, "grade_bins": None}, "label_names: Good not in label set 'wands'"),
         ({"label_names": {"1": "Exact"}}, "give one of them"),
         ({"label_set": "nope"}, "label set 'nope'"),
-        ({"locales": ["us"]}, "locales and version are for --format esci"),
+        ({"locales": ["us"]}, "locales: only for --format esci"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -471,7 +471,7 @@ def test_options_that_do_not_fit_are_named(tmp_path, options, problem, suffix):
 
 
 def test_table_options_are_refused_for_official_formats(tmp_path):
-    with pytest.raises(UserError, match="for --format table"):
+    with pytest.raises(UserError, match="columns: only for --format table"):
         import_data(format="esci", input=tmp_path, out=tmp_path, columns={"query": "q"})
 
 

@@ -1,0 +1,128 @@
+"""Guidance losses: hand-derived values, torch as a reference, and what stays finite."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lrkd.losses import (
+    CosineGuidance,
+    InfoNCEGuidance,
+    MSEGuidance,
+    cosine_distance,
+    info_nce,
+    linear_weight,
+    squared_error,
+)
+
+GUIDANCES = [MSEGuidance("mean"), MSEGuidance("sum"), CosineGuidance(), InfoNCEGuidance()]
+
+
+@pytest.fixture
+def random_batch():
+    generator = torch.Generator().manual_seed(0)
+    latents, targets = torch.randn(2, 5, 3, 8, generator=generator).unbind()
+    return latents, F.normalize(targets, dim=-1)
+
+
+def test_squared_error_in_both_reductions():  # trap 19
+    # r - e = (1, -2, 0, 3): squares 1 + 4 + 0 + 9 = 14, over R = 4 dimensions 3.5; a latent on its target: 0.
+    latents = torch.tensor([[[2.0, 0.0, 1.0, 3.0]], [[0.0, 1.0, 0.0, 0.0]]])
+    targets = torch.tensor([[[1.0, 2.0, 1.0, 0.0]], [[0.0, 1.0, 0.0, 0.0]]])
+    assert squared_error(latents, targets, "sum").tolist() == [[14.0], [0.0]]
+    assert squared_error(latents, targets, "mean").tolist() == [[3.5], [0.0]]
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    assert MSEGuidance("sum")(latents, targets, mask).tolist() == [[14.0], [0.0]]
+    assert MSEGuidance("mean")(latents, targets, mask).tolist() == [[3.5], [0.0]]
+
+
+def test_the_gradient_of_sum_is_width_times_that_of_mean(random_batch):  # trap 19
+    latents, targets = random_batch
+    gradients = []
+    for reduction in ("mean", "sum"):
+        leaf = latents.clone().requires_grad_()
+        MSEGuidance(reduction)(leaf, targets, torch.ones(5, 3, dtype=torch.bool)).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[1], 8 * gradients[0])
+    torch.testing.assert_close(gradients[1], 2 * (latents - targets))
+
+
+def test_cosine_distance_by_hand():
+    # Angles of 0, 90, 180 and 60 degrees; lengths do not count.
+    latents = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [0.5, math.sqrt(0.75)]])
+    targets = torch.tensor([[1.0, 0.0]]).expand(4, 2)
+    torch.testing.assert_close(cosine_distance(latents, targets), torch.tensor([0.0, 1.0, 2.0, 0.5]))
+
+
+def test_info_nce_by_hand():
+    # Two orthogonal targets, each latent on its own: similarities 1 and 0, at τ = 0.5 the logits 2 and 0:
+    # -log(e² / (e² + 1)) = log(1 + e⁻²). Swapped, log(1 + e²).
+    targets = torch.eye(2).unsqueeze(1)
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    torch.testing.assert_close(info_nce(3 * targets, targets, mask, 0.5), torch.full((2, 1), math.log1p(math.exp(-2))))
+    torch.testing.assert_close(
+        info_nce(targets.flip(0), targets, mask, 0.5), torch.full((2, 1), math.log1p(math.exp(2)))
+    )
+
+
+def test_info_nce_is_cross_entropy_within_each_perspective(random_batch):
+    latents, targets = random_batch
+    loss = info_nce(latents, targets, torch.ones(5, 3, dtype=torch.bool), 0.1)
+    for p in range(3):
+        logits = F.normalize(latents[:, p], dim=-1) @ targets[:, p].T / 0.1
+        torch.testing.assert_close(loss[:, p], F.cross_entropy(logits, torch.arange(5), reduction="none"))
+
+
+def test_masked_targets_are_no_negatives(random_batch):  # trap 25
+    latents, targets = random_batch
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    mask[1, 0] = mask[4, 0] = mask[2, 1] = False
+    kept = [0, 2, 3]
+    alone = info_nce(latents[kept, :1], targets[kept, :1], mask[kept, :1])
+    loss = info_nce(latents, targets, mask)
+    torch.testing.assert_close(loss[kept, :1], alone)
+    assert (loss[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES, ids=repr)
+@pytest.mark.parametrize("present", [0, 1, 3])
+@pytest.mark.parametrize("latent_scale", [0.0, 1.0])
+def test_missing_targets_leave_values_and_gradients_finite(guidance, present, latent_scale, random_batch):  # trap 25
+    latents, targets = random_batch
+    mask = torch.zeros(5, 3, dtype=torch.bool)
+    mask[:present] = True
+    targets = targets * mask.unsqueeze(-1)  # as the data module gives them
+    leaf = (latent_scale * latents).requires_grad_()
+    loss = guidance(leaf, targets, mask)
+    assert loss.shape == mask.shape
+    assert loss.isfinite().all()
+    torch.where(mask, loss, 0).sum().backward()
+    assert leaf.grad.isfinite().all()
+    assert (leaf.grad[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES, ids=repr)
+def test_a_latent_on_its_target_is_a_minimum(guidance, random_batch):
+    _, targets = random_batch
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    shifted = F.normalize(
+        targets + 0.1 * torch.randn(targets.shape, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    at, near = guidance(targets, targets, mask).mean(), guidance(shifted, targets, mask).mean()
+    assert at < near
+
+
+@pytest.mark.parametrize(("progress", "weight"), [(0.0, 0.5), (0.25, 0.4), (1.0, 0.1), (-1.0, 0.5), (2.0, 0.1)])
+def test_the_weight_runs_on_a_line_and_stays_on_it(progress, weight):
+    # From 0.5 to 0.1: a quarter of the way is 0.5 - 0.1.
+    assert linear_weight(0.5, 0.1, progress) == pytest.approx(weight)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="reduction is 'mean' or 'sum', got 'max'"):
+        MSEGuidance("max")
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        InfoNCEGuidance(0)
