@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from importlib import import_module
+from itertools import chain
 from typing import Any, TypeVar
 
 from lrkd.errors import UserError
@@ -47,16 +48,38 @@ def component_spec(value: object, argument: str) -> dict[str, Any] | None:
         argument: Whose value this is, for messages.
 
     Raises:
-        UserError: A bare class, an instance or another callable: it would be saved and then not load.
+        UserError: A bare class, an instance or another callable, or arguments that are not plain: they would be saved
+            and then not load.
     """
+    made = value.func if isinstance(value, functools.partial) else value
+    if isinstance(value, functools.partial) and _importable(made) and not value.args:
+        value = {"class_path": _path(made), "init_args": dict(value.keywords)}
     if value is None or isinstance(value, dict):
+        if value is not None and not _plain(value.get("init_args")):
+            raise UserError(
+                f"{argument}: init_args that a checkpoint can keep are plain values (numbers, texts, lists, dicts), "
+                f"got {value['init_args']!r:.80}"
+            )
         return value
-    if isinstance(value, functools.partial) and isinstance(value.func, type) and not value.args:
-        return {"class_path": _path(value.func), "init_args": dict(value.keywords)}
-    kind = value if isinstance(value, type) else type(value)
+    kind = made if isinstance(made, type) else type(made)
     raise UserError(
-        f"{argument}: a checkpoint cannot keep {value!r:.80}; pass {{'class_path': '{_path(kind)}', 'init_args': {{}}}}"
+        f"{argument}: a checkpoint cannot keep {value!r:.80}; pass {{'class_path': '{_path(kind)}', 'init_args': {{}}}} "
+        "of a class that stands in a module"
     )
+
+
+def _importable(kind: object) -> bool:
+    """Whether it is a class that its module and name find again; one inside a function or a class is not."""
+    return isinstance(kind, type) and "." not in kind.__qualname__
+
+
+def _plain(value: object) -> bool:
+    """Whether a checkpoint loads it again under torch's weights-only default."""
+    if isinstance(value, dict):
+        return all(map(_plain, chain.from_iterable(value.items())))
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _path(kind: type) -> str:

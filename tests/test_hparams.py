@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 
+import numpy as np
 import pytest
 
 from lrkd.errors import UserError
@@ -75,7 +76,7 @@ def test_a_partial_is_kept_as_a_spec_that_makes_the_same():
     ids=["class", "instance", "positional partial", "partial of an instance", "function"],
 )
 def test_what_would_be_saved_and_then_not_load_is_refused(value):
-    with pytest.raises(UserError, match=r"extractor: a checkpoint cannot keep .*; pass \{'class_path': '"):
+    with pytest.raises(UserError, match=r"(?s)extractor: a checkpoint cannot keep .*; pass \{'class_path': '"):
         component_spec(value, "extractor")
 
 
@@ -84,6 +85,42 @@ def test_the_refusal_of_a_class_says_what_to_pass():
         UserError, match=r"pass \{'class_path': 'lrkd.extractors.mlp.MLPExtractor', 'init_args': \{\}\}"
     ):
         component_spec(MLPExtractor, "extractor")
+
+
+def test_the_refusal_of_a_partial_names_its_class():
+    for value in (functools.partial(MLPExtractor, 4), functools.partial(MLPExtractor(4, 2))):
+        with pytest.raises(UserError, match="'lrkd.extractors.mlp.MLPExtractor'"):
+            component_spec(value, "extractor")
+
+
+class Outer:
+    class Inner(CosineGuidance):
+        """A class that its qualified name does not find as module and name."""
+
+
+def test_a_class_that_cannot_be_imported_again_is_refused():
+    class Local(CosineGuidance):
+        pass
+
+    for kind in (Local, Outer.Inner):
+        with pytest.raises(UserError, match="of a class that stands in a module"):
+            component_spec(functools.partial(kind), "guidance")
+
+
+@pytest.mark.parametrize("argument", [CosineGuidance(), CosineGuidance, [{"a": print}], np.float64(0.1)], ids=str)
+def test_arguments_that_would_not_load_are_refused(argument):
+    class_path = "lrkd.losses.InfoNCEGuidance"
+    for value in (
+        functools.partial(InfoNCEGuidance, temperature=argument),
+        {"class_path": class_path, "init_args": {"temperature": argument}},
+    ):
+        with pytest.raises(UserError, match="guidance: init_args that a checkpoint can keep are plain values"):
+            component_spec(value, "guidance")
+
+
+def test_nested_specs_are_plain():
+    spec = {"class_path": "a.B", "init_args": {"graph": {"class_path": "a.C", "init_args": {"sizes": [1, (2, None)]}}}}
+    assert component_spec(spec, "extractor") is spec
 
 
 SAVED = {"encoder": "e", "lr": 0.1, "layers": (1, 2), "extractor": INFO_NCE, "encoder_config": {"a": 1}}

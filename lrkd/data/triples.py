@@ -231,7 +231,7 @@ class TripleDataModule(L.LightningDataModule):
         test, rest = every[fold == self.fold], every[(fold != self.fold) & (fold >= 0)]
         groups = np.unique(query[rest])
         order = np.random.default_rng(self.split_seed).permutation(groups)
-        in_val = np.isin(query[rest], order[: round(self.val_fraction * len(groups))])
+        in_val = np.isin(query[rest], order[: max(1, round(self.val_fraction * len(groups)))])
         return {"train": rest[~in_val], "val": rest[in_val], "test": test, "all": every}
 
     def _token_cache(self) -> TokenCache:

@@ -204,13 +204,12 @@ def test_a_slow_tokenizer_is_refused():
         PairLayout.of(Slow())
 
 
-@pytest.mark.parametrize("template", ["[CLS] $B [SEP] $A", "[CLS] $A $A [SEP] $B"])
-def test_a_tokenizer_that_lays_pairs_out_otherwise_is_refused(template, tiny_encoder):
+def test_a_tokenizer_that_puts_the_item_first_is_refused(tiny_encoder):  # trap 26
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="$A", pair=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="$A", pair="[CLS] $B [SEP] $A", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     with pytest.raises(UserError, match="does not encode the two texts of a pair separately"):
         PairLayout.of(tokenizer)
