@@ -63,8 +63,8 @@ def component_spec(value: object, argument: str) -> dict[str, Any] | None:
         return value
     kind = made if isinstance(made, type) else type(made)
     raise UserError(
-        f"{argument}: a checkpoint cannot keep {value!r:.80}; pass {{'class_path': '{_path(kind)}', 'init_args': {{}}}} "
-        "of a class that stands in a module"
+        f"{argument}: a checkpoint cannot keep {value!r:.80}; pass {{'class_path': '{_path(kind)}', "
+        "'init_args': {}} of a class that stands in a module"
     )
 
 

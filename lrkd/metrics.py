@@ -196,10 +196,9 @@ def ndcg_at_10(scores: Tensor, labels: Tensor, query: Tensor, label_set: LabelSe
         return torch.full((), torch.nan, device=scores.device)
     _, group = torch.unique(group[ranked], return_inverse=True)
     gains = torch.tensor(label_set.gains, device=scores.device)[labels[ranked]]
-    metric = RetrievalNormalizedDCG(top_k=10, empty_target_action="neg")
+    # The whole split is here already, on every process: gathering it again would count each pair several times.
+    metric = RetrievalNormalizedDCG(top_k=10, empty_target_action="neg", sync_on_compute=False)
     metric.update(scores[ranked], gains, group)
-    # The metric lives for this call only: its states are the whole split's already.
-    metric.sync_on_compute = False
     return metric.compute()
 
 

@@ -47,7 +47,7 @@ def runs(encoder_without_dropout, tiny_root, tiny_targets, tmp_path_factory):
         devices += ["--trainer.strategy", "ddp"] if processes > 1 else []
         run("fit", "--config", str(CONFIG), "--model.init_args.encoder", encoder_without_dropout,
             "--model.init_args.dropout", "0.0", "--model.init_args.extractor.init_args.dropout", "0.0",
-            "--model.init_args.guidance_weight", "1.0",
+            "--model.init_args.guidance", "lrkd.losses.MSEGuidance", "--model.init_args.guidance_weight", "1.0",
             "--data.init_args.root", str(tiny_root), "--data.init_args.targets", str(tiny_targets),
             "--data.init_args.cache_dir", str(folder / "cache"), "--data.init_args.max_length", "32",
             "--data.init_args.query_cap", "12", "--data.init_args.batch_size", batch,

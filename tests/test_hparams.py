@@ -89,7 +89,7 @@ def test_the_refusal_of_a_class_says_what_to_pass():
 
 def test_the_refusal_of_a_partial_names_its_class():
     for value in (functools.partial(MLPExtractor, 4), functools.partial(MLPExtractor(4, 2))):
-        with pytest.raises(UserError, match="'lrkd.extractors.mlp.MLPExtractor'"):
+        with pytest.raises(UserError, match=r"'lrkd\.extractors\.mlp\.MLPExtractor'"):
             component_spec(value, "extractor")
 
 
