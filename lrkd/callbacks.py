@@ -64,8 +64,8 @@ class RunRecorder(Callback):
         if targets := facts["targets"]:
             self.console.print(
                 f"  {targets['used']:,} of {targets['rationales']:,} rationales used "
-                f"({', '.join(targets['perspectives'])}); {targets['pairs_with_target']:,} pairs have a target, the "
-                "others train on their label alone"
+                f"({', '.join(targets['perspectives'])}); {targets['training_pairs_with_target']:,} training pairs have "
+                "a target, the others train on their label alone"
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -155,7 +155,7 @@ class RunRecorder(Callback):
         self.console.print(_metrics_table(split, metrics))
         self.console.print(
             f"Wrote {self.folder / f'{split}_metrics.json'} and {path.name} ({table.num_rows:,} pairs); next:\n"
-            f"  python -m lrkd compare --runs {self.folder} [more runs]"
+            f"  python -m lrkd compare --runs {self.folder} MORE_RUNS"
         )
 
 

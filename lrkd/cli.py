@@ -151,10 +151,9 @@ class FitCLI(_CLI):
         """
         settings = self.settings
         if settings.ckpt_path is not None:
-            checkpoint = Path(settings.ckpt_path).resolve()
-            if not checkpoint.is_file():
+            if not Path(settings.ckpt_path).is_file():
                 raise UserError(f"--ckpt_path {settings.ckpt_path}: no such checkpoint")
-            return checkpoint.parent.parent
+            return _run_folder(settings.ckpt_path)
         fold = settings.data.init_args.get("fold")
         name = f"{settings.method}{'' if fold is None else f'-fold{fold}'}-seed{int(settings.seed_everything)}"
         root = Path(settings.trainer.default_root_dir)
@@ -196,10 +195,16 @@ class EvaluateCLI(_CLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Results go to the checkpoint's run."""
-        folder = Path(self.settings.ckpt_path).resolve().parent.parent
+        folder = _run_folder(self.settings.ckpt_path)
         if not (folder / "run.json").is_file():
             folder = Path(self.settings.trainer.default_root_dir) / self.settings.method
         return self.make_trainer(folder, loggers=False, callbacks=[])
+
+
+def _run_folder(checkpoint: str) -> Path:
+    """The folder of the run that a checkpoint belongs to; below the working directory it is named from there."""
+    folder = Path(checkpoint).resolve().parents[1]
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _quieten() -> None:

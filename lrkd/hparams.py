@@ -52,8 +52,10 @@ def component_spec(value: object, argument: str) -> dict[str, Any] | None:
             and then not load.
     """
     made = value.func if isinstance(value, functools.partial) else value
-    if isinstance(value, functools.partial) and _importable(made) and not value.args:
-        value = {"class_path": _path(made), "init_args": dict(value.keywords)}
+    # A class inside a function or another class is not found again by its module and name.
+    importable = isinstance(made, type) and "." not in made.__qualname__
+    if isinstance(value, functools.partial) and importable and not value.args:
+        value = {"class_path": _path(value.func), "init_args": dict(value.keywords)}
     if value is None or isinstance(value, dict):
         if value is not None and not _plain(value.get("init_args")):
             raise UserError(
@@ -66,11 +68,6 @@ def component_spec(value: object, argument: str) -> dict[str, Any] | None:
         f"{argument}: a checkpoint cannot keep {value!r:.80}; pass {{'class_path': '{_path(kind)}', "
         "'init_args': {}} of a class that stands in a module"
     )
-
-
-def _importable(kind: object) -> bool:
-    """Whether it is a class that its module and name find again; one inside a function or a class is not."""
-    return isinstance(kind, type) and "." not in kind.__qualname__
 
 
 def _plain(value: object) -> bool:

@@ -50,10 +50,11 @@ def test_own_data_commands_run(place):
     for command in commands:
         if "rationales embed" in command:
             pairs = pq.read_table(place / "data/mine/pairs.parquet").to_pylist()
+            fixed = {"perspective": "user_intent", "sample": 0}
             made = [
-                {"pair_id": p["pair_id"], "perspective": "user_intent", "sample": 0, "rationale": f"About {p['title']}.",
-                 "verdict": p["label"]} for p in pairs
-            ]  # fmt: skip
+                fixed | {"pair_id": p["pair_id"], "rationale": f"About {p['title']}.", "verdict": p["label"]}
+                for p in pairs
+            ]
             table = pa.Table.from_pylist(made, RATIONALES_SCHEMA)
             write_table(table, place / "data/mine/rationales.parquet", RATIONALES_SCHEMA)
         shown = run(command, place)

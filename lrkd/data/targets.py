@@ -199,7 +199,8 @@ class Targets:
         order = np.argsort(cell, kind="stable")
         self._vector = vector[order]
         self._offsets = np.searchsorted(cell[order], np.arange(len(pair_id) * self.num_latents + 1))
-        self.centre, self._group = self._centres(centring, np.asarray(fit_rows))
+        self.fit_rows = np.asarray(fit_rows)
+        self.centre, self._group = self._centres(centring)
 
     @property
     def present(self) -> np.ndarray:
@@ -220,13 +221,13 @@ class Targets:
         np.add.at(total, owner, vectors)
         return normalise(total).reshape(len(rows), self.num_latents, -1)
 
-    def _centres(self, centring: Centring, fit_rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    def _centres(self, centring: Centring) -> tuple[np.ndarray | None, np.ndarray]:
         """What is subtracted: (G, P, R) centres, and each pair's place among them (N,)."""
         group = np.zeros(len(self.query), np.int64)
         if centring == "none":
             return None, group
-        mean, _ = self._group_sums(fit_rows, np.zeros(len(fit_rows), np.int64), 1)
-        present = self.present[fit_rows].sum(0)
+        mean, _ = self._group_sums(self.fit_rows, np.zeros(len(self.fit_rows), np.int64), 1)
+        present = self.present[self.fit_rows].sum(0)
         mean = (mean / np.maximum(present, 1)[None, :, None]).astype(np.float32)
         if centring == "global":
             return mean, group
@@ -267,7 +268,7 @@ class Targets:
             "rationales": int(self.store.index.num_rows),
             "used": len(self._vector),
             "of_unknown_pairs": int(self.unknown),
-            "pairs_with_target": int(self.present.any(1).sum()),
+            "training_pairs_with_target": int(self.present[self.fit_rows].any(1).sum()),
             "perspectives": self.perspectives,
         }
 

@@ -76,8 +76,12 @@ def test_per_perspective_has_one_target_each_in_alphabetical_order(consistent, r
 
 def test_the_summary_counts_what_was_used():
     assert targets_of(STORE, LABELS).summary() == {
-        "rationales": 6, "used": 3, "of_unknown_pairs": 1, "pairs_with_target": 2, "perspectives": ["intent", "rule"],
-    }  # fmt: skip
+        "rationales": 6,
+        "used": 3,
+        "of_unknown_pairs": 1,
+        "training_pairs_with_target": 2,
+        "perspectives": ["intent", "rule"],
+    }
 
 
 def test_a_pairs_target_does_not_depend_on_the_stores_order():  # joins go by key
