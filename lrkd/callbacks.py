@@ -64,8 +64,8 @@ class RunRecorder(Callback):
         if targets := facts["targets"]:
             self.console.print(
                 f"  {targets['used']:,} of {targets['rationales']:,} rationales used "
-                f"({', '.join(targets['perspectives'])}); {targets['training_pairs_with_target']:,} training pairs have "
-                "a target, the others train on their label alone"
+                f"({', '.join(targets['perspectives'])}); {targets['training_pairs_with_target']:,} training pairs "
+                "have a target, the others train on their label alone"
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

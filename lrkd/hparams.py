@@ -52,10 +52,11 @@ def component_spec(value: object, argument: str) -> dict[str, Any] | None:
             and then not load.
     """
     made = value.func if isinstance(value, functools.partial) else value
+    kind = made if isinstance(made, type) else type(made)
     # A class inside a function or another class is not found again by its module and name.
-    importable = isinstance(made, type) and "." not in made.__qualname__
+    importable = made is kind and "." not in kind.__qualname__
     if isinstance(value, functools.partial) and importable and not value.args:
-        value = {"class_path": _path(value.func), "init_args": dict(value.keywords)}
+        value = {"class_path": _path(kind), "init_args": dict(value.keywords)}
     if value is None or isinstance(value, dict):
         if value is not None and not _plain(value.get("init_args")):
             raise UserError(
@@ -63,7 +64,6 @@ def component_spec(value: object, argument: str) -> dict[str, Any] | None:
                 f"got {value['init_args']!r:.80}"
             )
         return value
-    kind = made if isinstance(made, type) else type(made)
     raise UserError(
         f"{argument}: a checkpoint cannot keep {value!r:.80}; pass {{'class_path': '{_path(kind)}', "
         "'init_args': {}} of a class that stands in a module"
