@@ -28,7 +28,7 @@ quickstart: $(Q)/compare/compare.png
 	@echo "The picture: $(Q)/compare/compare.png. Next: docs/quickstart.md, or your own data: docs/data.md"
 
 $(Q)/catalogue/pairs.parquet: $(wildcard lrkd/data/synthetic/*) | setup
-	$(LRKD) data synthesize --out $(Q)/catalogue --queries 260
+	$(LRKD) data synthesize --out $(Q)/catalogue --queries 240
 
 $(Q)/data/pairs.parquet: $(Q)/catalogue/pairs.parquet lrkd/data/split.py
 	$(LRKD) data split --root $(Q)/catalogue --out $(Q)/data

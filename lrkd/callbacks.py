@@ -39,7 +39,7 @@ class RunRecorder(Callback):
         self.folder = Path(folder)
         self.method = method
         self.seed = seed
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
         self._seconds = 0.0
 
     # fit
@@ -55,7 +55,7 @@ class RunRecorder(Callback):
             logger.log_metrics({f"data/{k}": facts[k] for k in ("query_cut_rate", "item_cut_rate")}, step=0)
         pairs, parameters = facts["pairs"], parameter_counts(model)
         self.console.print(
-            f"[bold]{self.method}[/]  {data.root}: {pairs['train']:,} train, {pairs['val']:,} val, "
+            f"{self.method}  {data.root}: {pairs['train']:,} train, {pairs['val']:,} val, "
             f"{pairs['test']:,} test pairs; cut: "
             f"{facts['query_cut_rate']:.1%} of queries, {facts['item_cut_rate']:.1%} of items\n"
             f"  {parameters['total']:,} parameters (encoder {parameters['encoder']:,}, extractor "

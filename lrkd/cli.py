@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
@@ -15,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lrkd.callbacks import RunRecorder
+from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
 
@@ -194,10 +196,15 @@ class EvaluateCLI(_CLI):
         super()._parse_ckpt_path()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Results go to the checkpoint's run."""
-        folder = _run_folder(self.settings.ckpt_path)
+        """Results on the run's own data go to its folder, others to a folder in it: they never replace each other."""
+        folder, data = _run_folder(self.settings.ckpt_path), self.settings.data.init_args
         if not (folder / "run.json").is_file():
-            folder = Path(self.settings.trainer.default_root_dir) / self.settings.method
+            raise UserError(f"{folder}: no run.json; --ckpt_path must lie in the checkpoints/ of a finished run")
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        same_data = file_fingerprint(pairs_path(data.root)) == run["data"]["fingerprint"]
+        if not same_data or data.get("fold") != run["fold"]:
+            fold = "" if data.get("fold") is None else f"-fold{data.fold}"
+            folder = folder / "other_data" / f"{Path(data.root).resolve().name}{fold}"
         return self.make_trainer(folder, loggers=False, callbacks=[])
 
 

@@ -99,6 +99,27 @@ def test_reloaded_in_a_new_process_without_rationales_and_targets_it_predicts_th
     assert pq.read_table(predictions).equals(before)
 
 
+def test_a_checkpoint_of_the_command_line_loads_from_python(trained):  # trap 37
+    from lrkd.student import StudentLRKD
+
+    model = StudentLRKD.load_from_checkpoint(trained / "checkpoints" / "best.ckpt")
+    assert type(model.extractor).__name__ == "MLPExtractor"
+    assert model.label_counts.sum() == 12
+
+
+def test_results_on_other_data_do_not_replace_the_run_s_own(trained, tiny_root, tmp_path):
+    best = str(trained / "checkpoints" / "best.ckpt")
+    main(["test", "--ckpt_path", best])
+    own = (trained / "test_metrics.json").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    table = pq.read_table(tiny_root / "pairs.parquet")
+    pq.write_table(table.slice(0, 20), other / "pairs.parquet")
+    main(["test", "--ckpt_path", best, "--data.init_args.root", str(other)])
+    assert (trained / "test_metrics.json").read_text() == own
+    assert (trained / "other_data" / "other" / "test_metrics.json").is_file()
+
+
 def test_validate_and_predict(trained, capsys):
     best = str(trained / "checkpoints" / "best.ckpt")
     main(["validate", "--ckpt_path", best])

@@ -232,7 +232,9 @@ def test_within_query_r2_ignores_query_means_and_the_latents_scale():
     generator = torch.Generator().manual_seed(0)
     query = torch.randint(0, 5, (30,), generator=generator)
     latents, targets, shift, topic = torch.randn(4, 30, 6, generator=generator, dtype=torch.double).unbind()
+    latents += targets
     expected = within_query_r2(latents, targets, query)
+    assert 0.1 < expected < 0.9
     torch.testing.assert_close(within_query_r2(7 * latents + shift[query], targets + topic[query], query), expected)
 
 
@@ -245,8 +247,10 @@ def test_the_metric_takes_each_existing_target_once_and_each_perspective_apart()
     generator = torch.Generator().manual_seed(0)
     row, query = torch.arange(12), torch.arange(12) // 3
     latents, targets = torch.randn(2, 12, 2, 4, generator=generator).unbind()
+    latents = latents + 2 * targets
     mask = torch.rand(12, 2, generator=generator) < 0.7
     expected = within_query_r2(latents[mask], targets[mask], torch.stack([query, 100 + query], 1)[mask])
+    assert 0.1 < expected < 0.9
     latents, targets = latents.clone(), targets.clone()
     latents[~mask] = targets[~mask] = torch.nan
     metric = WithinQueryR2()

@@ -259,7 +259,9 @@ class Targets:
         targets = self._means(rows, draw)
         mask = self.present[rows]
         if self.centre is not None:
-            targets = normalise(targets - self.centre[self._group[rows]])
+            targets = targets - self.centre[self._group[rows]]
+            mask = mask & (np.linalg.norm(targets, axis=-1) > 1e-6)  # a target that is its own mean points nowhere
+            targets = normalise(targets)
         return targets * mask[..., None], mask
 
     def summary(self) -> dict[str, Any]:

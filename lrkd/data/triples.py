@@ -152,8 +152,12 @@ class TripleDataModule(L.LightningDataModule):
 
     @property
     def target_size(self) -> int | None:
-        """R, the targets' width; None without a target store."""
-        return self._store.width if self._store else None
+        """R, the targets' width; None without a target store.
+
+        Raises:
+            UserError: ``targets`` names no store.
+        """
+        return TargetStore.open(self.targets).width if self.targets is not None else None
 
     @property
     def num_perspectives(self) -> int:
@@ -236,6 +240,8 @@ class TripleDataModule(L.LightningDataModule):
 
     def _token_cache(self) -> TokenCache:
         tokenizer = self._tokenizer()
+        if self.max_length > tokenizer.model_max_length:
+            raise UserError(f"max_length {self.max_length}: {self.encoder} takes {tokenizer.model_max_length} tokens")
         folder = build_token_cache(self.root, tokenizer, self.item_text, self.cache_dir)
         return TokenCache(
             load_flat(folder, "query"),

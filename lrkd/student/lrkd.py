@@ -46,7 +46,8 @@ class StudentLRKD(L.LightningModule):
     gradient at the encoder's last states over that of CE's), ``train/lambda``; ``val/...`` and ``test/...`` as in
     :func:`lrkd.metrics.relevance_metrics`, ``val/ce``, and ``val/guidance_r2`` (:func:`lrkd.metrics.within_query_r2`).
     The temperature is fitted on the validation split after every epoch, so each checkpoint holds its own. The means
-    over a batch are means over all processes' rows, so that two processes train as one with twice the batch.
+    over a batch are means over all processes' rows, so that two processes train as one with twice the batch (but the
+    negatives of InfoNCE are those of the own process).
 
     Args:
         encoder: The encoder: a hub name, a path, or ``pkg:package/folder``.
@@ -102,7 +103,11 @@ class StudentLRKD(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # the command line hands the whole config to the loggers
-        if "_instantiator" not in self.hparams:  # made from Python: keep what a checkpoint can hold
+        if (
+            "_instantiator" in self.hparams
+        ):  # made by the command line, which keeps plain values; they reload without it
+            del self.hparams["_instantiator"]
+        else:
             self.hparams["extractor"] = component_spec(extractor, "extractor")
             self.hparams["guidance"] = component_spec(guidance, "guidance")
         if label_set is None:

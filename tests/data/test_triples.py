@@ -166,6 +166,11 @@ def test_a_rows_tokens_are_those_of_its_pair(make, tiny_root, tiny_encoder):  # 
             assert ids[mask].tolist() == own
 
 
+def test_evaluation_batches_run_from_short_to_long(make):
+    lengths = [n for batch in make("test", eval_batch_size=2).test_dataloader() for n in batch.mask.sum(1).tolist()]
+    assert lengths == sorted(lengths)
+
+
 def expected_target(row, root, targets):
     """The mean of the consistent rationales of one row, read from the files without any of the code under test."""
     pair = pq.read_table(root / "pairs.parquet").slice(row, 1).to_pylist()[0]
