@@ -245,9 +245,9 @@ class StudentLRKD(L.LightningModule):
     def validation_step(self, batch: TripleBatch, batch_idx: int) -> None:
         """Collect predictions and, where there are targets, latents."""
         output = self._collect(batch)
-        guided = self.guidance is not None and output.latents is not None
-        if guided and batch.targets is not None and batch.target_mask is not None:
-            self.guidance_r2.update(batch.row, batch.query, output.latents, batch.targets, batch.target_mask)
+        latents, targets, mask = output.latents, batch.targets, batch.target_mask
+        if self.guidance is not None and latents is not None and targets is not None and mask is not None:
+            self.guidance_r2.update(batch.row, batch.query, latents, targets, mask)
 
     def on_validation_epoch_end(self) -> None:
         """Fit the temperature (in ``fit``) and log the split's metrics."""
