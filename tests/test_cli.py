@@ -211,7 +211,7 @@ from lrkd.extractors import Extractor
 class GatedExtractor(Extractor):
     def __init__(self, hidden_size, target_size, num_perspectives=1, *, temperature: float = 1.0):
         super().__init__(hidden_size, target_size, num_perspectives)
-        self.gate = nn.Linear(hidden_size, 1)
+        self.gate = nn.Linear(hidden_size, 1, bias=False)
         self.out = nn.Linear(hidden_size, num_perspectives * target_size)
         self.temperature = temperature
 

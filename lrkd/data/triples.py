@@ -33,7 +33,7 @@ class PairDataset(Dataset[TripleBatch]):
         label: (all rows,) class index or -1.
         query: (all rows,) query group.
         targets: The root's targets, if there are any.
-        seed: Decides which rationale is drawn where one is drawn a step.
+        seed: Decides which rationale is drawn where one is drawn an epoch.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class TripleDataModule(L.LightningDataModule):
         item_text: Template of the item's text over title, description, brand, color, bullets, category.
         max_length: Tokens a pair at most.
         query_cap: Tokens a query at most; longer queries are cut there.
-        target_mode: ``unified``: one target a pair, the mean of its rationales; ``sampled``: one rationale drawn a
-            step; ``per_perspective``: one target (and one latent) a perspective.
+        target_mode: ``unified``: one target a pair, the mean of its rationales; ``sampled``: one rationale drawn an
+            epoch; ``per_perspective``: one target (and one latent) a perspective.
         consistent: Use only rationales whose verdict is the gold label (the consistency filter).
         centring: Subtract from targets the mean of the training pairs (``global``) or of the query's pairs (``query``).
         batch_size: Pairs a process and step.
