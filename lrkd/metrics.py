@@ -70,12 +70,9 @@ class Predictions(Metric):
     def compute(self) -> Predicted:
         """All rows so far, each once, in order."""
         row = dim_zero_cat(self.row)
-        unique, inverse = torch.unique(row, return_inverse=True)
-        first = torch.full_like(unique, len(row)).scatter_reduce(
-            0, inverse, torch.arange(len(row), device=row.device), "amin"
-        )
+        first = _first_of_each(row)
         query, label, logits = (dim_zero_cat(state)[first] for state in (self.query, self.label, self.logits))
-        return Predicted(unique, query, label, logits)
+        return Predicted(row[first], query, label, logits)
 
 
 class WithinQueryR2(Metric):
@@ -105,12 +102,16 @@ class WithinQueryR2(Metric):
     def compute(self) -> Tensor:
         """R² (scalar), NaN where no query has two targets."""
         row = dim_zero_cat(self.row)
-        unique, inverse = torch.unique(row, return_inverse=True)
-        first = torch.full_like(unique, len(row)).scatter_reduce(
-            0, inverse, torch.arange(len(row), device=row.device), "amin"
-        )
+        first = _first_of_each(row)
         query, latents, targets = (dim_zero_cat(state)[first] for state in (self.query, self.latents, self.targets))
         return within_query_r2(latents, targets, query)
+
+
+def _first_of_each(row: Tensor) -> Tensor:
+    """Where each different value of ``row`` (N,) stands first, in the order of the values."""
+    unique, inverse = torch.unique(row, return_inverse=True)
+    place = torch.arange(len(row), device=row.device)
+    return torch.full_like(unique, len(row)).scatter_reduce(0, inverse, place, "amin")
 
 
 def within_query_r2(latents: Tensor, targets: Tensor, query: Tensor) -> Tensor:
