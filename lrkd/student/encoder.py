@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from lrkd.data.types import TripleBatch
 from lrkd.extractors import TokenStates
 from lrkd.pretrained import resolve
+from lrkd.student.attention import use_fast_attention
+from lrkd.student.dropout import replace_dropout
 
 Pooling = Literal["cls", "mean"]
 
@@ -32,6 +34,8 @@ def load_encoder(name: str, config: dict[str, Any] | None = None) -> nn.Module:
         encoder = AutoModel.from_config(made)  # type: ignore[no-untyped-call]
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    replace_dropout(encoder)
+    use_fast_attention(encoder)
     return encoder.train()  # type: ignore[no-any-return]  # from_pretrained gives eval mode (trap 23)
 
 
