@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -59,4 +59,13 @@ class ExtractorFactory(Protocol):
 
     def __call__(self, *, hidden_size: int, target_size: int, num_perspectives: int) -> Extractor:
         """An extractor of these sizes."""
+        ...
+
+
+@runtime_checkable
+class AttentiveExtractor(Protocol):
+    """An extractor that can say which tokens its latents look at."""
+
+    def token_weights(self, tokens: TokenStates) -> Tensor:
+        """(B, P, L): the weight of each token in each latent, at least 0, summing to at most 1 over a pair."""
         ...
