@@ -133,3 +133,59 @@ class InfoNCEGuidance(Guidance):
 def linear_weight(start: float, end: float, progress: float) -> float:
     """The guidance weight λ on the straight line from ``start`` to ``end``; ``progress`` runs from 0 to 1."""
     return start + (end - start) * min(max(progress, 0.0), 1.0)
+
+
+LossType = Literal["sigmoid", "ipo"]
+
+
+def dpo_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    loss_type: LossType = "sigmoid",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Direct preference optimisation.
+
+    With ``h = (log π(y_w) - log π_ref(y_w)) - (log π(y_l) - log π_ref(y_l))``:
+
+    - ``sigmoid``: ``-(1 - ε) log σ(β h) - ε log σ(-β h)``, on log-probabilities summed over a completion (Rafailov et al.
+      2023, arXiv 2305.18290, eq. 7; ε is conservative DPO's, Mitchell 2023);
+    - ``ipo``: ``(h - 1/(2β))²``, on log-probabilities averaged over a completion (Azar et al. 2024, arXiv 2310.12036,
+      eq. 17; the mean as in TRL).
+
+    Args:
+        policy_chosen_logps: (B,) log π(y_w | x), summed or averaged over tokens as the loss wants it.
+        policy_rejected_logps: (B,) log π(y_l | x).
+        reference_chosen_logps: (B,) log π_ref(y_w | x).
+        reference_rejected_logps: (B,) log π_ref(y_l | x).
+        beta: β > 0: how dear it is to leave the reference.
+        label_smoothing: ε, the probability that a preference is the wrong way round, 0 to below 1/2; 0 for ``ipo``.
+        loss_type: ``sigmoid`` or ``ipo``.
+
+    Returns:
+        Losses, and the implicit rewards ``β (log π - log π_ref)`` of chosen and rejected, detached; (B,) each.
+
+    Raises:
+        ValueError: An argument is out of range, or label smoothing is given with ``ipo``.
+    """
+    if beta <= 0:
+        raise ValueError(f"beta must be above 0, got {beta}")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
+    chosen = policy_chosen_logps - reference_chosen_logps
+    rejected = policy_rejected_logps - reference_rejected_logps
+    margin = chosen - rejected
+    if loss_type == "sigmoid":
+        right, wrong = F.logsigmoid(beta * margin), F.logsigmoid(-beta * margin)
+        losses = -(1 - label_smoothing) * right - label_smoothing * wrong
+    elif loss_type == "ipo":
+        if label_smoothing:
+            raise ValueError("label_smoothing belongs to loss_type 'sigmoid', not to 'ipo'")
+        losses = (margin - 1 / (2 * beta)).square()
+    else:
+        raise ValueError(f"loss_type is 'sigmoid' or 'ipo', got {loss_type!r}")
+    return losses, (beta * chosen).detach(), (beta * rejected).detach()

@@ -146,7 +146,9 @@ class PromptBook:
             f"Example query: {e.query}\nExample product: {e.item}\n{self.completion(e.rationale, e.verdict)}"
             for e in chosen.examples
         ]
-        ending = f'End with the line "{self.answer.format(verdict="LABEL")}", where LABEL is one of: ' + ", ".join(self.labels)
+        ending = f'End with the line "{self.answer.format(verdict="LABEL")}", where LABEL is one of: ' + ", ".join(
+            self.labels
+        )
         return Prompt(self.system, shared, "\n\n".join([chosen.instruction, *shown, f"{ending}."]))
 
     def completion(self, rationale: str, verdict: str) -> str:

@@ -23,7 +23,9 @@ class Answer:
     failure: Failure | None
 
 
-def parse_answer(text: str, labels: Iterable[str], answer: str = "Verdict: {verdict}", *, finished: bool = True) -> Answer:
+def parse_answer(
+    text: str, labels: Iterable[str], answer: str = "Verdict: {verdict}", *, finished: bool = True
+) -> Answer:
     """Split an answer into rationale and verdict.
 
     The verdict is the last line, as the prompt asks for it: the template's words, then a label, by its exact name, and

@@ -1,0 +1,1 @@
+"""The teacher: an LLM that learns to reason from several perspectives."""

@@ -1,0 +1,59 @@
+"""The log-probabilities of completions under a causal language model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lrkd.teacher.prefix_tree import TreeBatch, attention_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK = 1024
+"""Completion tokens whose logits are in memory at a time."""
+
+
+def token_logps(model: PreTrainedModel, batch: TreeBatch) -> Tensor:
+    """Log-probability of every completion token given what stands before it in its own sequence.
+
+    The language-model head is applied to the places that predict a completion token only, and its logits are made
+    anew in the backward pass: prompts are longer than completions, and vocabularies are large.
+
+    Args:
+        model: A causal language model, with or without adapters.
+        batch: B rows, T completion tokens.
+
+    Returns:
+        (T,) float32.
+
+    Raises:
+        ValueError: The model's attention takes no mask of who sees whom.
+    """
+    if model.config._attn_implementation != "sdpa":
+        raise ValueError(f"shared prefixes need sdpa attention, the model has {model.config._attn_implementation!r}")
+    hidden = model.get_decoder()(
+        input_ids=batch.ids,
+        attention_mask=attention_mask(batch.branch),
+        position_ids=batch.position,
+        use_cache=False,
+    ).last_hidden_state
+    states = hidden.flatten(0, 1)[batch.predictor]
+    head = model.get_output_embeddings()
+    pieces = zip(states.split(CHUNK), batch.target.split(CHUNK), strict=True)
+    return torch.cat([checkpoint(_logps, head, *piece, use_reentrant=False) for piece in pieces])
+
+
+def completion_logps(logps: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+    """Sums (S,) of the token log-probabilities (T,) by completion, and the completions' lengths (S,)."""
+    total = logps.new_zeros(batch.completions).index_add(0, batch.completion, logps)
+    return total, torch.bincount(batch.completion, minlength=batch.completions)
+
+
+def _logps(head: Any, states: Tensor, target: Tensor) -> Tensor:
+    logits = head(states).float()
+    chosen = logits.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.logsumexp(-1)
