@@ -152,8 +152,8 @@ def dpo_loss(
 
     With ``h = (log π(y_w) - log π_ref(y_w)) - (log π(y_l) - log π_ref(y_l))``:
 
-    - ``sigmoid``: ``-(1 - ε) log σ(β h) - ε log σ(-β h)``, on log-probabilities summed over a completion (Rafailov et al.
-      2023, arXiv 2305.18290, eq. 7; ε is conservative DPO's, Mitchell 2023);
+    - ``sigmoid``: ``-(1 - ε) log σ(β h) - ε log σ(-β h)``, on log-probabilities summed over a completion (Rafailov et
+      al. 2023, arXiv 2305.18290, eq. 7; ε is conservative DPO's, Mitchell 2023);
     - ``ipo``: ``(h - 1/(2β))²``, on log-probabilities averaged over a completion (Azar et al. 2024, arXiv 2310.12036,
       eq. 17; the mean as in TRL).
 

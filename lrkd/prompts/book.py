@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from argparse import ArgumentError
 from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -47,7 +48,7 @@ class Perspective:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt: the system's turn, and the user's turn as the part that a pair's prompts share and the rest."""
+    """A rendered prompt: the system's turn, and the user's: the part that a pair's prompts share, and the rest."""
 
     system: str
     shared: str
@@ -117,7 +118,7 @@ class PromptBook:
     @property
     def version(self) -> str:
         """Name and content's digest, e.g. ``esci-1@5f3a9c21``: a change of any word is another version."""
-        content = json.dumps(asdict(self), sort_keys=True).encode()
+        content = json.dumps(asdict(self)).encode()  # the order of labels counts
         return f"{self.name}@{hashlib.sha256(content).hexdigest()[:8]}"
 
     def perspective(self, name: str) -> Perspective:
@@ -184,7 +185,7 @@ class PromptBook:
             return _typed(yaml.safe_load(text))
         except UserError:
             raise
-        except (yaml.YAMLError, ValueError, TypeError) as error:
+        except (yaml.YAMLError, ArgumentError, ValueError, TypeError) as error:
             raise UserError(f"prompts {name}: {error}") from error
 
 
@@ -192,5 +193,5 @@ def _typed(values: dict[str, Any]) -> PromptBook:
     """The book of a YAML file's values, checked against the dataclasses' types."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PromptBook, "book")
-    book: PromptBook = parser.instantiate_classes(parser.parse_object({"book": values})).book
+    book: PromptBook = parser.instantiate(parser.parse_object({"book": values})).book
     return book

@@ -46,8 +46,8 @@ class PromptEncoder:
         """The ids of a prompt and of its completion with the end token.
 
         Raises:
-            UserError: The tokenizer merges the end of the prompt with the completion's beginning, so that training would
-                see other ids than generation (trap 4).
+            UserError: The tokenizer merges the end of the prompt with the completion's beginning, so that training
+                would see other ids than generation (trap 4).
         """
         text = self.prompt_text(prompt)
         before = self._ids(text)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Failure = Literal["no_verdict", "unknown_label", "empty_rationale", "cut_off"]
-"""Why an answer is of no use: no verdict's line at its end; a label that the set lacks; a verdict without a rationale; the
-token limit came before the end."""
+"""Why an answer is of no use: no verdict's line at its end; a label that the set lacks; a verdict without a rationale;
+the token limit came before the end."""
 
 THINKING = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
 
@@ -29,8 +29,8 @@ def parse_answer(
     """Split an answer into rationale and verdict.
 
     The verdict is the last line, as the prompt asks for it: the template's words, then a label, by its exact name, and
-    nothing else but white space and one full stop. Nothing is guessed from labels inside the rationale. A thinking model's
-    block before the answer is dropped.
+    nothing else but white space and one full stop. Nothing is guessed from labels inside the rationale. The block
+    that a thinking model writes before its answer is dropped.
 
     Args:
         text: What the teacher wrote.

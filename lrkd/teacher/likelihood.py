@@ -35,15 +35,16 @@ def token_logps(model: PreTrainedModel, batch: TreeBatch) -> Tensor:
     """
     if model.config._attn_implementation != "sdpa":
         raise ValueError(f"shared prefixes need sdpa attention, the model has {model.config._attn_implementation!r}")
-    hidden = model.get_decoder()(
+    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
+    hidden: Tensor = decoder(
         input_ids=batch.ids,
         attention_mask=attention_mask(batch.branch),
         position_ids=batch.position,
         use_cache=False,
     ).last_hidden_state
     states = hidden.flatten(0, 1)[batch.predictor]
-    head = model.get_output_embeddings()
-    pieces = zip(states.split(CHUNK), batch.target.split(CHUNK), strict=True)
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    pieces = zip(torch.split(states, CHUNK), torch.split(batch.target, CHUNK), strict=True)
     return torch.cat([checkpoint(_logps, head, *piece, use_reentrant=False) for piece in pieces])
 
 
@@ -54,6 +55,6 @@ def completion_logps(logps: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
 
 
 def _logps(head: Any, states: Tensor, target: Tensor) -> Tensor:
-    logits = head(states).float()
+    logits: Tensor = head(states).float()
     chosen = logits.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     return chosen - logits.logsumexp(-1)

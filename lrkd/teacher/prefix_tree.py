@@ -1,7 +1,7 @@
 """Several completions over one prefix in one sequence: the prefix is computed once, and nothing else changes.
 
-A row is a tree of depth one: ``prefix | branch 1 | branch 2 | ...``. A branch sees the prefix and itself; its positions go
-on where the prefix ends. So every branch has the loss and the gradients that it would have as a sequence of its own
+A row is a tree of depth one: ``prefix | branch 1 | branch 2 | ...``. A branch sees the prefix and itself; its positions
+go on where the prefix ends. So every branch has the loss and the gradients that it would have as a sequence of its own
 (block mask and position ids; exact up to rounding).
 """
 
