@@ -56,7 +56,7 @@ def texts(encoder):
     ("template", "begins", "ends", "end"),
     [
         (None, "Be brief.\n\nQuery: mug", "好的\n\nAnswer:\n", "</s>"),
-        (CHATML, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ", "<|im_start|>assistant\n", "<|im_end|>"),
+        (CHATML, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user", "<|im_start|>assistant\n", "<|im_end|>"),
         (THINKING, "<|im_start|>system\nBe brief.", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
         (BOS_IN_TEMPLATE, "<s>Be brief.</s>Query", "好的</s>", "</s>"),
     ],
