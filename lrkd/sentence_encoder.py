@@ -69,8 +69,17 @@ class SentenceEncoder:
             digest.update(value.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def token_counts(self, texts: list[str]) -> np.ndarray:
+        """(N,) tokens of each text as the encoder reads it; characters where the encoder does not mask its padding."""
+        mask = self.model.preprocess(texts).get("attention_mask")
+        return np.array([len(text) for text in texts]) if mask is None else np.asarray(mask.sum(1).cpu())
+
     def encode(self, texts: list[str], batch_size: int) -> np.ndarray:
-        """(N, R) float32 vectors of unit length."""
-        return np.asarray(
-            self.model.encode(texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
-        )
+        """(N, R) float32 vectors of unit length, in batches of texts that follow one another."""
+        # A batch at a time: given all, sentence-transformers would sort them by characters, which pads more.
+        batches = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
+        vectors = [
+            self.model.encode(batch, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+            for batch in batches
+        ]
+        return np.concatenate(vectors)

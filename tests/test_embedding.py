@@ -166,6 +166,19 @@ def test_the_same_weights_in_another_place_are_the_same_encoder(finished, tiny_r
     assert contents(finished) == before
 
 
+def test_texts_are_batched_by_tokens_not_by_characters(root, tiny_sentence_encoder, encoder, tmp_path, monkeypatch):
+    texts = ["☃" * 90, "shoes " * 9] * 26  # an unknown word is one token, however long
+    rewrite(root, rationale=texts)
+    batches = []
+    inner = encoder.model.encode
+    monkeypatch.setattr(type(encoder.model), "encode", lambda _, t, **kw: batches.append(t) or inner(t, **kw))
+    embed_rationales(root=root, encoder=tiny_sentence_encoder, out=tmp_path / "out", batch_size=26)
+    counts = [set(encoder.token_counts(batch)) for batch in batches]
+    assert [len(batch) for batch in batches] == [26, 26]
+    assert all(len(count) == 1 for count in counts)
+    assert max(counts[0]) > max(counts[1])
+
+
 # Killed and restarted
 
 KILLED_IN_THE_SECOND_CHUNK = """
