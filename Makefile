@@ -65,6 +65,9 @@ test-slow: setup
 
 benchmarks: $(Q)/data/pairs.parquet | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,benchmarks]'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m lrkd rationales embed --root $(BENCHMARK_ROOT) --encoder $(MINILM) --out runs/benchmarks/targets
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/student/training.py --root $(BENCHMARK_ROOT) --targets runs/benchmarks/targets
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/student/breakdown.py --root $(BENCHMARK_ROOT) --targets runs/benchmarks/targets
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/embedding.py --root $(BENCHMARK_ROOT)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/tokens.py speed
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/tokens.py memory --width 40

