@@ -25,7 +25,7 @@ from lrkd.data.targets import (
 )
 from lrkd.data.types import LabelSet
 from lrkd.errors import UserError
-from lrkd.sentence_encoder import SentenceEncoder
+from lrkd.sentence_encoder import Precision, SentenceEncoder
 
 DONE = "done.npy"
 CHUNK = 1024
@@ -40,6 +40,7 @@ def embed_rationales(
     text: str = "{rationale}",
     max_length: int | None = None,
     dtype: Literal["float16", "float32"] = "float32",
+    precision: Precision = "float32",
     batch_size: int = 64,
     device: str | None = None,
 ) -> None:
@@ -57,6 +58,8 @@ def embed_rationales(
             partly label regression, so it is left out by default.
         max_length: Tokens of a rationale at most; the encoder's own limit by default.
         dtype: Of the stored vectors.
+        precision: In which the encoder computes; bfloat16 is several times faster where the machine has it, and moves a
+            vector a little (cosine 0.998 or more to the float32 one, for all-MiniLM-L6-v2).
         batch_size: Rationales a forward pass.
         device: Where to compute: cpu, cuda, cuda:1, ...; by default what is there.
 
@@ -71,7 +74,7 @@ def embed_rationales(
     if not rationales.num_rows:
         raise UserError(f"{rationales_path(root)}: holds no rationale to embed")
     console.print(f"Read {rationales.num_rows:,} rationales from {rationales_path(root)}")
-    model = SentenceEncoder(encoder, max_length, device)
+    model = SentenceEncoder(encoder, max_length, device, precision)
     fingerprint = Fingerprint(
         encoder=encoder,
         weights=model.weights,
@@ -81,6 +84,7 @@ def embed_rationales(
         dtype=dtype,
         text=text,
         rationales=rationales_digest(rationales),
+        precision=precision,
     )
     if (out / FINGERPRINT).is_file():
         refuse_other(out, fingerprint)

@@ -4,8 +4,8 @@
 
 prints the machine and a Markdown table: seconds of the whole process (imports, loading and writing included),
 rationales per second, peak resident memory, medians over the rounds. The plain script runs with the library's default
-batch of 32, with larger ones, and with the weights in bf16, which is another precision: its vectors differ. Below the
-table stands how far each program's vectors are from ours. `--rationales 2000` takes the first 2000 only.
+batch of 32, with larger ones, and with the weights in bf16. Below the table stands how far each program's vectors are
+from those of `rationales embed` in float32. `--rationales 2000` takes the first 2000 only.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ print(json.dumps({"rows": len(ours), "largest": float(largest), "cosine": float(
 """
 
 
-def ours(root: Path, encoder: str, folder: Path) -> Run:
+def ours(root: Path, encoder: str, folder: Path, precision: str = "float32") -> Run:
     """`rationales embed` with its defaults."""
-    out = folder / "targets"
+    out = folder / f"targets-{precision}"
     shutil.rmtree(out, ignore_errors=True)
-    return run("-m", "lrkd", "rationales", "embed", "--root", root, "--encoder", encoder, "--out", out)
+    settings = ("--root", root, "--encoder", encoder, "--out", out, "--precision", precision)
+    return run("-m", "lrkd", "rationales", "embed", *settings)
 
 
 def plain(root: Path, path: str, folder: Path, batch: int, dtype: str) -> Run:
@@ -70,11 +71,13 @@ def main() -> None:
         folder = Path(name)
         run("-c", CUT, args.root, folder, args.rationales)
         programs = {"lrkd rationales embed": partial(ours, folder, args.encoder, folder)}
+        programs["lrkd rationales embed, bfloat16"] = partial(ours, folder, args.encoder, folder, "bfloat16")
         for batch, dtype in settings:
             programs[f"encode, batch {batch}, {dtype}"] = partial(plain, folder, path, folder, batch, dtype)
         runs = interleaved(programs, args.rounds)
-        vectors = folder / "targets" / "vectors.npy"
-        differences = [run("-c", DIFFERENCE, vectors, folder / f"{b}-{d}.npy").result for b, d in settings]
+        first, *others = [folder / f"targets-{precision}" / "vectors.npy" for precision in ("float32", "bfloat16")]
+        others += [folder / f"{batch}-{dtype}.npy" for batch, dtype in settings]
+        differences = [run("-c", DIFFERENCE, first, other).result for other in others]
     rows = differences[0]["rows"]
     print(machine("torch", "transformers", "sentence-transformers"))
     print(f"{rows:,} rationales of {args.root.name}, {args.encoder}, {args.rounds} rounds\n")
