@@ -19,6 +19,7 @@ from lrkd.callbacks import RunRecorder
 from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
+from lrkd.wandb_report import WandbReport, is_wandb
 
 # What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
 # owns label set, target size and number of latents).
@@ -29,12 +30,14 @@ class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's folder and hands the same settings to the loggers (W&B's config)."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """On the first process, before training."""
+        """On the first process, before anything runs."""
         path = Path(trainer.default_root_dir) / self.config_filename
-        if stage != "fit" or path.is_file():  # a resumed run keeps its config
+        there = path.is_file()  # a resumed run keeps its file
+        if stage == "fit" and not there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, path, multifile=False)
+        if stage != "fit" and there:  # a test on the run's own data belongs to that run, which has its settings
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, path, multifile=False)
         for logger in trainer.loggers:
             if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(self.config.as_dict())
@@ -101,11 +104,11 @@ class _CLI(LightningCLI):
         """The subcommand's part of the parsed config."""
         return self.config[self.subcommand]
 
-    def make_trainer(self, folder: Path, loggers: list[Logger] | bool, callbacks: list[L.Callback]) -> L.Trainer:
+    def make_trainer(self, folder: Path, loggers: list[Logger], callbacks: list[L.Callback]) -> L.Trainer:
         """The trainer of a run that lives in ``folder``."""
-        recorder = RunRecorder(folder, self.settings.method, int(self.settings.seed_everything))
+        identity = folder, self.settings.method, int(self.settings.seed_everything)
         trainer = self.config_init[self.subcommand].trainer
-        trainer.callbacks = [*_as_list(trainer.callbacks), *callbacks, recorder]
+        trainer.callbacks = [*_as_list(trainer.callbacks), *callbacks, RunRecorder(*identity), WandbReport(*identity)]
         return super().instantiate_trainer(default_root_dir=folder, logger=loggers)
 
 
@@ -205,7 +208,8 @@ class EvaluateCLI(_CLI):
         if not same_data or data.get("fold") != run["fold"]:
             fold = "" if data.get("fold") is None else f"-fold{data.fold}"
             folder = folder / "other_data" / f"{Path(data.root).resolve().name}{fold}"
-        return self.make_trainer(folder, loggers=False, callbacks=[])
+        given = _as_list(self.config_init[self.subcommand].trainer.logger) if self.subcommand == "test" else []
+        return self.make_trainer(folder, [logger for logger in given if is_wandb(logger)], callbacks=[])
 
 
 def _run_folder(checkpoint: str) -> Path:
