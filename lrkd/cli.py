@@ -108,7 +108,8 @@ class _CLI(LightningCLI):
         """The trainer of a run that lives in ``folder``."""
         identity = folder, self.settings.method, int(self.settings.seed_everything)
         trainer = self.config_init[self.subcommand].trainer
-        trainer.callbacks = [*_as_list(trainer.callbacks), *callbacks, RunRecorder(*identity), WandbReport(*identity)]
+        reports = [WandbReport(logger, *identity, str(self.subcommand)) for logger in loggers if is_wandb(logger)]
+        trainer.callbacks = [*_as_list(trainer.callbacks), *callbacks, RunRecorder(*identity), *reports]
         return super().instantiate_trainer(default_root_dir=folder, logger=loggers)
 
 
