@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -94,7 +97,9 @@ class _CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The method's name, and what the model tells the data before either is made."""
-        parser.add_argument("--method", type=str, default="run", help="What `compare` groups runs by.")
+        parser.add_argument(
+            "--method", type=str, default="run", help="What `compare` groups runs by; {a.setting} stands for its value."
+        )
         parser.set_defaults({"model": "lrkd.student.StudentLRKD", "data": "lrkd.data.triples.TripleDataModule"})
         parser.link_arguments("model.init_args.encoder", "data.init_args.encoder")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -126,6 +131,10 @@ class FitCLI(_CLI):
         super().add_arguments_to_parser(parser)
         for name in LINKS:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Fill the settings that the method's name refers to into it."""
+        self.settings.method = _filled(self.settings.method, self.settings)
 
     def _parse_ckpt_path(self) -> None:
         """Make the model as asked.
@@ -160,12 +169,32 @@ class FitCLI(_CLI):
             if not Path(settings.ckpt_path).is_file():
                 raise UserError(f"--ckpt_path {settings.ckpt_path}: no such checkpoint")
             return _run_folder(settings.ckpt_path)
+        path = self.folder
+        numbered = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
+        return next(folder for folder in numbered if not folder.exists())
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, where no other run has it already."""
+        settings = self.settings
         fold = settings.data.init_args.get("fold")
         name = f"{settings.method}{'' if fold is None else f'-fold{fold}'}-seed{int(settings.seed_everything)}"
-        root = Path(settings.trainer.default_root_dir)
-        taken = [n for n in range(1, 10_000) if (root / (name if n == 1 else f"{name}-{n}")).exists()]
-        number = next(n for n in range(1, 10_000) if n not in taken)
-        return root / (name if number == 1 else f"{name}-{number}")
+        return Path(settings.trainer.default_root_dir) / name
+
+
+class PlannedFit(FitCLI):
+    """A fit that is parsed and goes no further: what it would be (see :mod:`lrkd.sweep`)."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as the run's ``config.yaml`` would hold them."""
+        settings: dict[str, Any] = yaml.safe_load(self._parser(str(self.subcommand)).dump(self.settings))
+        return settings
 
 
 class EvaluateCLI(_CLI):
@@ -233,6 +262,17 @@ def _quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _filled(method: str, settings: Any) -> str:
+    """The method's name with settings' values in place of their names: ``lrkd_mlp,{model.init_args.pooling}``."""
+
+    def value(name: re.Match[str]) -> str:
+        if name[1] not in settings:
+            raise UserError(f"--method {method!r}: this run has no setting {name[1]!r}")
+        return str(settings[name[1]]).replace("/", "_")
+
+    return re.sub(r"\{([^{}]*)\}", value, method)
 
 
 def _as_list(value: Any) -> list[Any]:

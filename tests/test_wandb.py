@@ -2,13 +2,11 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import lightning as L
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +24,7 @@ BLOCK, HEADER = 32768, 7
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Runs, W&B's files and what W&B stages go here."""
+    """The folder of the runs, of W&B's files and of what W&B stages."""
     folder = tmp_path_factory.mktemp("wandb_runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_DATA_DIR", str(folder / "staged"))
@@ -56,11 +54,12 @@ def options(tiny_encoder, tiny_root, tiny_targets, place):
 
 @pytest.fixture(scope="module")
 def runs(options, place):
-    """Two fits from one folder, each tested; the second one on other data, too."""
+    """Two fits from one folder, each tested and validated."""
     for seed in ("0", "1"):
         main(["fit", *options, "--seed_everything", seed, "--data.init_args.fold", seed])
         assert wandb.run is None, "the run is over, so that the next one begins its own"
-        main(["test", "--ckpt_path", best(place, seed)])
+        for stage in ("test", "validate", "predict"):
+            main([stage, "--ckpt_path", best(place, seed)])
     return [place / f"lrkd_mlp-fold{seed}-seed{seed}" for seed in (0, 1)]
 
 
@@ -123,7 +122,7 @@ def recorded(run, place=None):
 
 
 def test_two_runs_from_one_folder_carry_two_full_configs(runs, place):  # trap 40
-    assert len(list((place / "wandb").glob("offline-run-*"))) == 4, "two fits and their tests, no orphan"
+    assert len(list((place / "wandb").glob("offline-run-*"))) == 4, "two fits and their tests; no orphan"
     ids = set()
     for seed, run in enumerate(runs):
         fit, test = recorded(run)
@@ -161,10 +160,9 @@ def test_metrics(runs):
 
 def test_examples_have_rationale_prediction_and_gold(runs, tiny_root):
     pairs = {row["pair_id"]: row for row in pq.read_table(tiny_root / "pairs.parquet").to_pylist()}
-    texts = [row for row in pq.read_table(tiny_root / "rationales.parquet").to_pylist()]
+    texts = pq.read_table(tiny_root / "rationales.parquet").to_pylist()
     for run in runs:
         table = recorded(run)[0].table("val/examples")
-        main(["validate", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")])
         predicted = {row["pair_id"]: row for row in read_run(run).predictions("val").to_pylist()}
         rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
         assert {row["pair_id"] for row in rows} == predicted.keys()
@@ -180,7 +178,6 @@ def test_examples_have_rationale_prediction_and_gold(runs, tiny_root):
             shown = "\n\n".join(row[f"rationale/{p}"] for p in ("business_rule", "structured_analysis", "user_intent"))
             assert all(f"[{text['verdict']}] {text['rationale']}" in shown for text in own)
             assert bool(shown.strip()) == bool(own)
-    assert len(list((run.parent / "wandb").glob("offline-run-*"))) == 4, "validate repeats what W&B has: no run"
 
 
 def test_examples_are_the_same_pairs_whatever_the_order(tiny_root, monkeypatch):
@@ -192,7 +189,7 @@ def test_examples_are_the_same_pairs_whatever_the_order(tiny_root, monkeypatch):
     table = pq.read_table(tiny_root / "pairs.parquet").select(["pair_id", "query", "label"])
     for label in labels:
         table = table.append_column(f"p/{label}", pa.array([0.25] * table.num_rows))
-    first, second = (examples(t, str(tiny_root), labels).data for t in (table, table.take(range(23, -1, -1))))
+    first, second = (examples(t, str(tiny_root), labels).data for t in (table, table.take(list(range(23, -1, -1)))))
     assert first == second
     assert len(first) == 8
 
@@ -210,8 +207,8 @@ def test_confusion_matrices_count_every_pair(runs):
                 mine[row["label"], max(labels, key=lambda label: row[f"p/{label}"])] += 1
             assert counts == mine
             assert len(counts) == 16
-            panel = part.config()["_wandb"] if "_wandb" in part.config() else {}
-            assert "visualize" in panel or part.of("config"), "the chart is shown without anyone making a panel"
+            panels = [item.nested_key[-1] for record in part.of("config") for item in record.update if item.nested_key]
+            assert f"{split}/confusion_matrix" in panels, "it is shown without anyone making a panel"
 
 
 def test_lineage_from_pairs_to_checkpoint(runs, tiny_root, tiny_targets):
@@ -267,3 +264,72 @@ def test_a_test_on_other_data_is_a_run_of_its_own(runs, tiny_root, place):
     assert made["model"].digest == model.digest, "the same checkpoint is the same version"
     assert "test/confusion_matrix" in str(test.values().keys())
     assert len(recorded(runs[0])) == 2
+
+
+def options_in(options, folder):
+    """The same options with everything in another folder."""
+    return [*options, "--trainer.default_root_dir", str(folder), "--trainer.logger.init_args.save_dir", str(folder)]
+
+
+def test_a_resumed_fit_goes_on_in_its_wandb_run(options, tmp_path):
+    here = options_in(options, tmp_path)
+    run = tmp_path / "lrkd_mlp-seed0"
+    main(["fit", *here, "--trainer.max_epochs", "1"])
+    main(["fit", *here, "--trainer.max_epochs", "3", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
+    first, second = recorded(run)
+    assert second.of("run")[0].resume
+    assert second.config()["trainer"]["max_epochs"] == 3
+    improved = read_run(run).best["value"] > first.values()["best/val/macro_f1"]
+    assert ("val/examples" in second.values()) == improved, "what was best before was reported before"
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_what_the_user_gives_the_logger_wins(options, tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("trainer: {logger: {init_args: {group: mine, name: ours, tags: [paper], job_type: try}}}")
+    main(["fit", *options_in(options, tmp_path), "--trainer.max_epochs", "1", "--config", str(overlay)])
+    (fit,) = recorded(tmp_path / "lrkd_mlp-seed0")
+    begun = fit.of("run")[0]
+    assert (begun.display_name, begun.run_group, begun.job_type) == ("ours", "mine", "try")
+    assert fit.of("run")[-1].tags == ["paper", "fit", "lrkd_mlp", "seed0"]
+
+
+def test_without_rationales_a_fit_uses_pairs_alone(options, tmp_path):
+    baseline = ["--config", str(CONFIGS / "student" / "encoder.yaml"), "--data.init_args.targets", "null",
+                "--model.init_args.extractor", "null", "--model.init_args.guidance", "null"]  # fmt: skip
+    main(["fit", *options_in(options, tmp_path), "--trainer.max_epochs", "1", *baseline])
+    (fit,) = recorded(tmp_path / "encoder-seed0")
+    assert list(fit.artifacts()) == ["pairs", "model"]
+    assert "val/examples" in fit.values()
+
+
+def test_a_failed_fit_ends_its_wandb_run_as_failed(options, tmp_path, monkeypatch):
+    from lrkd.student import StudentLRKD
+
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(StudentLRKD, "training_step", fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        main(["fit", *options_in(options, tmp_path)])
+    assert wandb.run is None
+    (fit,) = recorded(tmp_path / "lrkd_mlp-seed0")
+    assert fit.of("exit")[0].exit_code == 1
+
+
+def test_only_the_first_of_two_processes_writes(options, tmp_path):
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lrkd", "fit", *options_in(options, tmp_path), *two],
+        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (fit,) = recorded(tmp_path / "lrkd_mlp-seed0")
+    assert len(list((tmp_path / "wandb").glob("*run-*-*"))) == 1
+    assert sum(count for *_, count in fit.table("val/confusion_matrix_table")["data"]) == 6
+    assert list(fit.artifacts()) == ["pairs", "rationales", "targets", "model"]
+
+
+def test_without_a_wandb_logger_wandb_is_not_imported():
+    code = "import lrkd.cli, sys; sys.exit('wandb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
