@@ -22,7 +22,7 @@ from lrkd.callbacks import RunRecorder
 from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
-from lrkd.wandb_report import WandbReport, is_wandb
+from lrkd.wandb_report import WandbReport, is_wandb, require_wandb
 
 # What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
 # owns label set, target size and number of latents).
@@ -104,6 +104,10 @@ class _CLI(LightningCLI):
         parser.link_arguments("model.init_args.encoder", "data.init_args.encoder")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
+    def before_instantiate_classes(self) -> None:
+        """Say what is missing before it is looked for."""
+        require_wandb(self.settings.trainer.logger)
+
     @property
     def settings(self) -> Any:
         """The subcommand's part of the parsed config."""
@@ -134,6 +138,7 @@ class FitCLI(_CLI):
 
     def before_instantiate_classes(self) -> None:
         """Fill the settings that the method's name refers to into it."""
+        super().before_instantiate_classes()
         self.settings.method = _filled(self.settings.method, self.settings)
 
     def _parse_ckpt_path(self) -> None:

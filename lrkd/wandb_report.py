@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lrkd.callbacks import predictions_table
 from lrkd.data.triples import TripleDataModule
+from lrkd.errors import UserError
 from lrkd.runs import read_run
 from lrkd.student import StudentLRKD
 from lrkd.wandb_examples import confusion_matrix, examples
@@ -58,23 +60,24 @@ class WandbReport(Callback):
         self._validated: pa.Table | None = None
         settings = logger._wandb_init  # Lightning begins the W&B run with these before any callback's turn
         settings.pop("anonymous", None)  # W&B warns of it even where it is not set
-        self._tags = settings.pop("tags", None) or []
-        for name, value in {"resume": "allow", **(self._known_run() or self._new_run(stage))}.items():
+        known = self._known_run() or self._new_run(stage)
+        self._tags = [*known.pop("tags"), *(settings.pop("tags", None) or [])]
+        for name, value in {"resume": "allow", **known}.items():
             settings[name] = settings.get(name) or value
 
     # Which W&B run
 
-    def _known_run(self) -> dict[str, str] | None:
+    def _known_run(self) -> dict[str, Any] | None:
         file = self.folder / WANDB_FILE
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
-    def _new_run(self, stage: str) -> dict[str, str]:
+    def _new_run(self, stage: str) -> dict[str, Any]:
         on_other_data = self.folder.parent.name == "other_data"
         name = f"{self.folder.parents[1].name} on {self.folder.name}" if on_other_data else self.folder.name
-        return {"name": name, "group": self.method, "job_type": stage}
+        return {"name": name, "group": self.method, "job_type": stage, "tags": []}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Tag the W&B run and keep its id."""
+        """Tag the W&B run, and keep its id and tags: offline, W&B knows neither when it goes on with a run."""
         if not trainer.is_global_zero:
             return
         self._resumed = self._known_run() is not None
@@ -83,7 +86,7 @@ class WandbReport(Callback):
         run.tags = tuple(dict.fromkeys([*(run.tags or ()), *(tag[:TAG_LENGTH] for tag in tags)]))
         self.logger._wandb_init["id"] = run.id
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = {"id": run.id, "name": run.name, "group": run.group, "job_type": run.job_type}
+        known = {"id": run.id, "name": run.name, "group": run.group, "job_type": run.job_type, "tags": run.tags}
         (self.folder / WANDB_FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
     def _run(self) -> Run:
@@ -157,6 +160,24 @@ class WandbReport(Callback):
             model = _model(pl_module)
             matrix = confusion_matrix(predictions_table(_data(trainer), model), model.label_set.labels, "test")
             self._run().log({"test/confusion_matrix": matrix})
+
+
+def require_wandb(loggers: Any) -> None:
+    """Refuse a W&B logger where wandb is not installed.
+
+    Args:
+        loggers: ``trainer.logger`` as it was parsed: one, several, or none.
+
+    Raises:
+        UserError: wandb is missing; says how to get it or do without.
+    """
+    given = loggers if isinstance(loggers, list) else [loggers]
+    asked = any(getattr(logger, "class_path", "").endswith("WandbLogger") for logger in given)
+    if asked and find_spec("wandb") is None:
+        raise UserError(
+            "trainer.logger: WandbLogger needs wandb, which is not installed: `pip install 'lrkd[wandb]'`, "
+            "or do without: --trainer.logger false"
+        )
 
 
 def is_wandb(logger: object) -> TypeGuard[WandbLogger]:

@@ -145,7 +145,7 @@ def test_group_job_type_tags_and_name(runs):
         resumed = test.of("run")[0]
         assert resumed.resume, "so that `wandb sync` goes on after the fit instead of replacing it"
         assert (resumed.run_group, resumed.job_type) == ("lrkd_mlp", "fit")
-        assert "test" in test.of("run")[-1].tags
+        assert set(test.of("run")[-1].tags) == {"fit", "test", "lrkd_mlp", f"seed{seed}", f"fold{seed}"}
 
 
 def test_metrics(runs):
@@ -333,3 +333,12 @@ def test_only_the_first_of_two_processes_writes(options, tmp_path):
 def test_without_a_wandb_logger_wandb_is_not_imported():
     code = "import lrkd.cli, sys; sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_wandb_logger_without_wandb_says_how_to_get_it(command, options, runs, place, monkeypatch, capsys):
+    monkeypatch.setattr("lrkd.wandb_report.find_spec", lambda name: None)
+    args = options if command == "fit" else ["--ckpt_path", best(place, 0)]
+    with pytest.raises(SystemExit):
+        main([command, *args])
+    assert "pip install 'lrkd[wandb]'" in capsys.readouterr().err
