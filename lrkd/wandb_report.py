@@ -78,7 +78,7 @@ class WandbReport(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Tag the W&B run, and keep its id and tags: offline, W&B knows neither when it goes on with a run."""
-        if not trainer.is_global_zero:
+        if not self._writes(trainer):
             return
         self._resumed = self._known_run() is not None
         run, fold = self._run(), _data(trainer).fold
@@ -89,8 +89,12 @@ class WandbReport(Callback):
         known = {"id": run.id, "name": run.name, "group": run.group, "job_type": run.job_type, "tags": run.tags}
         (self.folder / WANDB_FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
+    def _writes(self, trainer: L.Trainer) -> bool:
+        """Whether this is the first process, and the trainer logs: in a fast_dev_run it does not."""
+        return trainer.is_global_zero and self.logger in trainer.loggers
+
     def _run(self) -> Run:
-        """The W&B run; only on the first process."""
+        """The W&B run."""
         run: Run = self.logger.experiment
         return run
 
@@ -103,7 +107,7 @@ class WandbReport(Callback):
         self._finish(trainer, exit_code=1)
 
     def _finish(self, trainer: L.Trainer, exit_code: int) -> None:
-        if trainer.is_global_zero and self._ours and self.logger._experiment is not None:
+        if self._writes(trainer) and self._ours and self.logger._experiment is not None:
             self.logger.finalize("failed" if exit_code else "success")  # Lightning does it after this: too late
             self._run().finish(exit_code=exit_code)
             self.logger._experiment = None
@@ -112,7 +116,7 @@ class WandbReport(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Name what the run is made from."""
-        if trainer.is_global_zero:
+        if self._writes(trainer):
             for artifact in [pairs_artifact(_data(trainer)), *target_artifacts(_data(trainer))]:
                 declare_input(self._run(), artifact)
 
@@ -123,7 +127,7 @@ class WandbReport(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the predictions of the best epoch, that of the checkpoint kept as best."""
-        if not trainer.is_global_zero or trainer.state.fn != "fit" or trainer.sanity_checking:
+        if not self._writes(trainer) or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         checkpointing = _checkpointing(trainer)
         score = float(trainer.callback_metrics[str(checkpointing.monitor)])
@@ -133,7 +137,7 @@ class WandbReport(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the best epoch and its checkpoint."""
-        if not trainer.is_global_zero or self._validated is None:
+        if not self._writes(trainer) or self._validated is None:
             return
         run, labels, checkpointing = self._run(), _model(pl_module).label_set.labels, _checkpointing(trainer)
         report: dict[str, Any] = {
@@ -150,13 +154,14 @@ class WandbReport(Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A test outside its fit's W&B run names what it is made from: pairs and checkpoint."""
-        if trainer.is_global_zero and not self._resumed:
+        if self._writes(trainer) and not self._resumed:
             declare_input(self._run(), pairs_artifact(_data(trainer)))
-            declare_input(self._run(), checkpoint_artifact(Path(str(trainer.ckpt_path)).resolve()))
+            if trainer.ckpt_path is not None:
+                declare_input(self._run(), checkpoint_artifact(Path(trainer.ckpt_path).resolve()))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the confusion matrix."""
-        if trainer.is_global_zero:
+        if self._writes(trainer):
             model = _model(pl_module)
             matrix = confusion_matrix(predictions_table(_data(trainer), model), model.label_set.labels, "test")
             self._run().log({"test/confusion_matrix": matrix})
@@ -195,5 +200,6 @@ def _model(pl_module: L.LightningModule) -> StudentLRKD:
 
 
 def _checkpointing(trainer: L.Trainer) -> ModelCheckpoint:
-    assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
-    return trainer.checkpoint_callback
+    """What keeps the best checkpoint."""
+    found = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor is not None)
+    return next(found)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,10 +72,15 @@ class Recorded:
     """One offline folder of W&B: the records of its ``.wandb`` file (a LevelDB log of protobuf messages)."""
 
     def __init__(self, folder):
+        self.folder, self.records = folder, []
+        deadline = time.monotonic() + 60
+        while not self.of("exit") and time.monotonic() < deadline:  # W&B's service writes the end after finish()
+            self._read()
+
+    def _read(self):
         from wandb.proto.wandb_internal_pb2 import Record
 
-        self.folder = folder
-        (file,) = folder.glob("*.wandb")
+        (file,) = self.folder.glob("*.wandb")
         self.records = []
         content, place, parts = file.read_bytes(), HEADER, []
         while place + HEADER <= len(content):
@@ -85,6 +91,8 @@ class Recorded:
             length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
             parts.append(content[place + HEADER : place + HEADER + length])
             place += HEADER + length
+            if place > len(content):
+                break  # not written to its end
             if kind in (1, 4):  # whole, or the last part
                 self.records.append(Record.FromString(b"".join(parts)))
                 parts = []
@@ -315,6 +323,31 @@ def test_a_failed_fit_ends_its_wandb_run_as_failed(options, tmp_path, monkeypatc
     assert wandb.run is None
     (fit,) = recorded(tmp_path / "lrkd_mlp-seed0")
     assert fit.of("exit")[0].exit_code == 1
+
+
+def test_a_fast_dev_run_sends_nothing(options, tmp_path):
+    main(["fit", *options_in(options, tmp_path), "--trainer.fast_dev_run", "true"])
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_a_checkpoint_callback_of_the_user_s_own_is_not_in_the_way(options, tmp_path):
+    callback = "lightning.pytorch.callbacks.ModelCheckpoint"
+    main(["fit", *options_in(options, tmp_path), "--trainer.callbacks", callback])
+    (fit,) = recorded(tmp_path / "lrkd_mlp-seed0")
+    assert fit.values()["best/val/macro_f1"] == read_run(tmp_path / "lrkd_mlp-seed0").best["value"]
+
+
+def test_a_reference_is_a_new_version_when_the_content_changes_not_the_place(tiny_root, tmp_path):
+    from lrkd.wandb_lineage import _reference
+
+    def digest(folder):
+        return _reference("pairs", "pairs", [folder / "pairs.parquet"], {}).digest
+
+    shutil.copytree(tiny_root, tmp_path / "elsewhere")
+    assert digest(tmp_path / "elsewhere") == digest(tiny_root)
+    table = pq.read_table(tiny_root / "pairs.parquet")
+    pq.write_table(table.slice(1), tmp_path / "elsewhere" / "pairs.parquet")
+    assert digest(tmp_path / "elsewhere") != digest(tiny_root)
 
 
 def test_only_the_first_of_two_processes_writes(options, tmp_path):
