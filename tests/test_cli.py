@@ -238,36 +238,15 @@ def test_an_extractor_from_outside_fits_saves_reloads_and_tests(options, tmp_pat
     assert (tmp_path / "gated-seed0" / "test_metrics.json").is_file()
 
 
-def test_two_wandb_runs_from_one_folder_carry_their_configs(options, tmp_path, monkeypatch):  # trap 40
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.chdir(tmp_path)
-    for seed in ("1", "2"):
-        fit("lrkd_mlp", options, tmp_path, "--config", str(CONFIGS / "logger" / "wandb.yaml"),
-            "--trainer.logger.init_args.save_dir", str(tmp_path), "--seed_everything", seed)  # fmt: skip
-        assert wandb.run is not None
-        assert wandb.run.config["model"]["class_path"] == "lrkd.student.StudentLRKD"
-        assert wandb.run.config["seed_everything"] == int(seed)
-        wandb.finish()
-    runs = list((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(runs) == 2
-    assert all((tmp_path / f"lrkd_mlp-seed{seed}" / "metrics.csv").is_file() for seed in (1, 2))
-
-
 def test_every_config_parses(options, tmp_path):  # trap 42
-    from lrkd.cli import FitCLI
+    from lrkd.cli import PlannedFit
 
-    class Parse(FitCLI):
-        def instantiate_classes(self):
-            raise SystemExit(0)
-
-    found = sorted(CONFIGS.rglob("*.yaml"))
+    found = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweeps")  # tests/test_sweep.py
     assert len(found) >= 7
     for path in found:
         overlay = path.parent.name in ("logger", "esci_mini")
         base = ["--config", str(CONFIGS / "student" / "encoder.yaml")] if overlay else []
-        with pytest.raises(SystemExit) as stop:
-            Parse(["fit", *base, "--config", str(path), *options])
-        assert stop.value.code == 0, path
+        PlannedFit(["fit", *base, "--config", str(path), *options])
 
 
 @pytest.mark.parametrize("command", [*STAGES, *TRAINING])
