@@ -28,15 +28,16 @@ def make(tmp_path_factory, tiny_root, tiny_targets, tiny_encoder):
     """A data module of the tiny root, made ready for a stage."""
     cache = str(tmp_path_factory.mktemp("cache"))
 
-    def make(stage="fit", *, ranks=1, rank=0, **settings):
+    def make(stage="fit", *, ranks=1, rank=0, accumulate=1, **settings):
         defaults = {
             "root": str(tiny_root), "encoder": tiny_encoder, "targets": str(tiny_targets), "cache_dir": cache,
             "max_length": 32, "query_cap": 8, "batch_size": 4,
         }  # fmt: skip
         module = TripleDataModule(**defaults | settings)
         module.trainer = SimpleNamespace(
-            world_size=ranks, global_rank=rank, lightning_module=None, state=SimpleNamespace(fn=stage)
-        )
+            world_size=ranks, global_rank=rank, accumulate_grad_batches=accumulate, lightning_module=None,
+            state=SimpleNamespace(fn=stage),
+        )  # fmt: skip
         module.prepare_data()
         module.setup(stage)
         return module
