@@ -36,37 +36,37 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
         self._waiting = False
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Write the new file every N steps, except after an epoch's last batch, which :meth:`on_train_epoch_end` does."""
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        last = batch_idx + 1 >= trainer.num_training_batches
-        if self.every_n_steps and stepped and not last and trainer.global_step % self.every_n_steps == 0:
-            self._write(trainer)
-
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The step before is logged by now."""
-        self._step = trainer.global_step
         self._replace(trainer)
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write every N steps, but leave an epoch's last batch to :meth:`on_train_epoch_end`, after validation."""
+        stepped = trainer.global_step > self._step  # not where gradients are still accumulated
+        within = batch_idx + 1 < trainer.num_training_batches
+        if self.every_n_steps and within and stepped and trainer.global_step % self.every_n_steps == 0:
+            self._write(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A validation followed the step: write again what it changed (temperature, best score)."""
+        """Where a validation followed the step, write anew: it changed the temperature and the best score."""
         if self._waiting:
             self._write(trainer)
             self._replace(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After validation and after the best checkpoint."""
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._write(trainer)
-            self._replace(trainer)
+        """After validation and the best checkpoint."""
+        self._write(trainer)
+        self._replace(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self._new)
-        self._waiting = True
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self._new)
+            self._waiting = True
 
     def _replace(self, trainer: L.Trainer) -> None:
         if self._waiting and trainer.is_global_zero:

@@ -22,7 +22,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
     Args:
         device: Where the model is; on a GPU its generator's state is among them.
     """
-    numpy = np.random.get_state()  # noqa: NPY002  # what libraries draw from is the legacy generator
+    numpy: Any = np.random.get_state()  # noqa: NPY002  # what libraries draw from is the legacy generator
     states = {
         "torch": torch.get_rng_state(),
         "numpy": (numpy[0], torch.from_numpy(numpy[1].astype(np.int64)), *numpy[2:]),
@@ -42,15 +42,16 @@ def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
 
 
 def drop_rows_from(path: Path, step: int) -> None:
-    """Take out of a ``metrics.csv`` what was logged at ``step`` and later: the resumed run logs it again."""
+    """Take out of a ``metrics.csv`` what was logged at ``step`` or later, or in part: it will be logged again."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        names, rows = reader.fieldnames or [], [row for row in reader if int(row["step"]) < step]
+        rows = [row for row in reader if None not in row.values() and int(row["step"]) < step]
     kept = path.with_name(f"{path.name}.new")
     with kept.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+        if rows:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
     os.replace(kept, path)
 
 
@@ -68,6 +69,7 @@ class Resume(Callback):
     def __init__(self, metrics: str | Path | None = None) -> None:
         self.metrics = Path(metrics) if metrics is not None else None
         self._states: list[dict[str, Any]] = []
+        self._max_steps = -1
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the states of all processes' generators."""
@@ -77,8 +79,18 @@ class Resume(Callback):
         """Remember them until training starts: what is set up before then draws numbers of its own."""
         self._states = checkpoint.get("generators", [])
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hide ``max_steps`` while Lightning (2.6) restores its loops.
+
+        It takes any run with ``max_steps`` for one that stopped within an epoch, and at an epoch's end miscounts.
+        """
+        self._max_steps = trainer.max_steps
+        if trainer.ckpt_path is not None:
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on."""
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         if trainer.ckpt_path is None:
             return
         if trainer.is_global_zero and self.metrics is not None and self.metrics.is_file():

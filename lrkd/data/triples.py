@@ -67,7 +67,10 @@ class PairDataset(Dataset[TripleBatch]):
         )
         if self.targets is not None:
             targets, mask = self.targets.batch(rows, request.epoch, self.seed)
-            batch.targets, batch.target_mask = torch.from_numpy(targets), torch.from_numpy(mask & ~request.repeated)
+            batch.targets, batch.target_mask = (
+                torch.from_numpy(targets),
+                torch.from_numpy(mask & (not request.repeated)),
+            )
         return batch
 
     def _totals(self, rows: np.ndarray, batches: int) -> StepTotals:
