@@ -159,6 +159,16 @@ def test_interrupted_and_resumed_under_other_trainer_settings(
     assert_same_runs(resumed(command, run, *options), expected)
 
 
+def test_within_an_epoch_last_holds_what_a_validation_changed(command, tmp_path, monkeypatch):  # trap 38
+    options = ("--checkpoint_every_n_steps", "3", "--trainer.val_check_interval", "0.5")
+    run = interrupted(command, tmp_path, 10, monkeypatch, *options)
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    with (run / "metrics.csv").open(newline="") as file:
+        fitted = {int(row["step"]): row["val/temperature"] for row in csv.DictReader(file) if row["val/temperature"]}
+    assert last["global_step"] == 9
+    assert float(last["state_dict"]["temperature"]) == float(fitted[8]) != float(fitted[5])
+
+
 def test_last_checkpoint_is_of_the_last_epoch_though_another_was_best(uninterrupted):
     best, last = (torch.load(uninterrupted / "checkpoints" / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
     assert best["epoch"] < last["epoch"] == 2
