@@ -261,9 +261,9 @@ def test_every_config_parses(options, tmp_path):  # trap 42
             raise SystemExit(0)
 
     found = sorted(CONFIGS.rglob("*.yaml"))
-    assert len(found) >= 7
+    assert len(found) >= 13
     for path in found:
-        overlay = path.parent.name in ("logger", "esci_mini")
+        overlay = path.parent.name in ("logger", "esci_mini", "trainer")
         base = ["--config", str(CONFIGS / "student" / "encoder.yaml")] if overlay else []
         with pytest.raises(SystemExit) as stop:
             Parse(["fit", *base, "--config", str(path), *options])

@@ -208,7 +208,7 @@ class Targets:
         return (np.diff(self._offsets) > 0).reshape(-1, self.num_latents)
 
     def present_of(self, rows: np.ndarray) -> np.ndarray:
-        """(B, P) bool: which of some pairs have which target."""
+        """(B, P) bool: which of some pairs have which target, before centring."""
         cell = rows[:, None] * self.num_latents + np.arange(self.num_latents)
         return self._offsets[cell + 1] > self._offsets[cell]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -213,7 +215,8 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
     if folder.is_dir():
         return folder
     backend = _backend(tokenizer)
-    partial = folder.with_name(folder.name + ".partial")
+    # Runs that start at once, on several machines too, may each make it; the first to end stays.
+    partial = folder.with_name(f"{folder.name}.{platform.node()}-{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     batches = -(-open_parquet(pairs_path(root)).metadata.num_rows // BATCH_ROWS)
@@ -225,7 +228,12 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
             queries.write([encoded[i] for i in unique.indices.to_pylist()])
             items.write(_encode(backend, _item_texts(table, item_text)))
     (partial / "fingerprint.json").write_text(json.dumps(fingerprint, indent=2))
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial)
+        if not folder.is_dir():
+            raise
     return folder
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lrkd.data.triples import TripleDataModule
-from lrkd.data.types import LabelSet, TripleBatch
+from lrkd.data.types import LabelSet, StepTotals, TripleBatch
 from lrkd.errors import UserError
 from lrkd.extractors import MLPExtractor
 from lrkd.losses import MSEGuidance
@@ -124,6 +124,58 @@ def test_batch_without_any_target_is_finite_and_trains_on_labels(student):  # tr
     assert torch.isfinite(loss)
     assert logged["train/guidance"] == 0
     torch.testing.assert_close(loss.detach(), logged["train/ce"])
+
+
+def part(batch, rows, **changes):
+    """Some rows of a batch."""
+    taken = {k: v[rows] for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+    return TripleBatch(**(taken | changes))
+
+
+def test_accumulated_parts_have_the_gradient_of_one_batch(student):  # traps 1, 2 and 25
+    # Two accumulated batches of 1 and 2 pairs with 1 and 1 targets, and class weights 1, 2, 3, 4 for labels 0, 1, 3:
+    # CE divides by 1 + 2 + 4 = 7 in both, guidance by 2; Lightning then divides each loss by the 2 batches.
+    targets, mask = F.normalize(torch.randn(3, 1, R), dim=-1), torch.tensor([[True], [False], [True]])
+    model = student(guidance_weight=0.5, class_weights=[1.0, 2.0, 3.0, 4.0]).eval()
+    whole = a_batch(targets, mask)
+    step = StepTotals(torch.tensor([1, 1, 0, 1]), torch.tensor(2), torch.tensor(2))
+    parts = [part(whole, slice(0, 1), step=step), part(whole, slice(1, 3), step=step)]
+    output = model(whole)
+    each = F.cross_entropy(output.logits, whole.label, reduction="none") * torch.tensor([1.0, 2.0, 4.0])
+    guidance = (output.latents - targets).square().sum((1, 2))
+    expected = each.sum() / 7 + 0.5 * (guidance[0] + guidance[2]) / 2
+    wanted = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    loss = sum(losses(model, one)[0] for one in parts) / 2
+    torch.testing.assert_close(loss, expected)
+    for got, want in zip(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+class Merged(TripleDataModule):
+    """Batches of a whole optimiser step, as one."""
+
+    def train_dataloader(self):
+        loader = super().train_dataloader()
+        requests = list(loader.sampler)
+        first = [r._replace(rows=r.step_rows, step_batches=1) for r in requests[:: self.every]]
+        return [loader.dataset[request] for request in first]
+
+
+def test_fit_with_accumulation_is_fit_with_larger_batches(student, data, tmp_path):  # trap 2
+    # 12 pairs in batches of 2, four a step: steps of 8 and of 4 pairs (the last, shorter one).
+    settings = {"dropout": 0.0, "class_weights": "balanced", "encoder_lr": 1e-2, "head_lr": 1e-2, "warmup": 0.0,
+                "extractor": MLP | {"init_args": {"dropout": 0.0}},
+                "encoder_config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}  # fmt: skip
+    still = student().encoder.config.to_diff_dict() | settings["encoder_config"] | {"model_type": "bert"}
+    settings["encoder_config"] = still
+    accumulated, merged = student(**settings), student(**settings)
+    fit(accumulated, data(batch_size=2), tmp_path, accumulate_grad_batches=4, max_epochs=1)
+    whole = data(batch_size=2)
+    whole.__class__, whole.every = Merged, 4
+    fit(merged, whole, tmp_path, max_epochs=1, accumulate_grad_batches=1)
+    assert merged.trainer.global_step == accumulated.trainer.global_step == 2
+    for (name, one), other in zip(merged.state_dict().items(), accumulated.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, msg=name, rtol=1e-4, atol=1e-6)
 
 
 def test_unguided_is_lambda_zero_to_the_bit(student, data, tmp_path):  # trap 28
