@@ -5,8 +5,8 @@ describes, and writes OUT on the first one.
 """
 
 import json
+import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -50,7 +50,7 @@ def fit(scenario, world):
     trainer.fit(model, datamodule=data)
     validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
     trainer.predict(model, datamodule=data, return_predictions=False)
-    predicted = replace(model.predicted)
+    predicted = model.predicted
     return {
         "losses": record.losses,
         "validated": validated,
@@ -64,12 +64,11 @@ def fit(scenario, world):
 
 
 def main(file, out):
-    rank = int(__import__("os").environ["LOCAL_RANK"])
     scenarios = json.loads(Path(file).read_text())
     results = {name: fit(scenario, 2) for name, scenario in scenarios.items()}
     gathered = [None, None]
     torch.distributed.all_gather_object(gathered, results)
-    if rank == 0:
+    if os.environ["LOCAL_RANK"] == "0":
         Path(out).write_text(json.dumps(gathered))
 
 
