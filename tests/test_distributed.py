@@ -181,8 +181,8 @@ NAMES = ("InfoNCE", "InfoNCE, a latent a perspective, odd rows", "MSE, few ratio
 def test_two_processes_train_validate_and_predict_as_one(name, scenarios, two):  # traps 20, 25, 30 and 41
     one, (first, second) = fit(scenarios[0][name], 1), (results[name] for results in two)
     assert len(first["losses"]) == len(one["losses"])
-    assert first["weights"] == pytest.approx(second["weights"], rel=1e-6)
-    assert first["weights"] == pytest.approx(one["weights"], rel=1e-4)
+    assert first["weights"] == second["weights"]
+    assert first["weights"] == pytest.approx(one["weights"], rel=1e-4, abs=1e-6)  # below it: what softmax cancels
     assert first["losses"] == [pytest.approx(loss, rel=1e-3, abs=1e-5) for loss in one["losses"]]
     assert first["rows"] == second["rows"] == one["rows"] == list(range(len(one["rows"])))
     assert first["gold"] == one["gold"]

@@ -116,6 +116,31 @@ def test_killed_and_resumed_is_uninterrupted_to_the_bit(batch, options, command,
     left = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert left["global_step"] == (10 if options else 12), "the checkpoint is where the test says it is"
     assert_same_runs(resumed(command, run, *options), uninterrupted)
+    main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")])
+    assert (run / "test_metrics.json").is_file(), "the run's config.yaml serves for testing, too"
+
+
+def test_two_processes_killed_and_resumed_are_uninterrupted_to_the_bit(command, tmp_path):  # trap 38
+    options = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.init_args.batch_size", "1",
+               "--trainer.max_epochs", "2", "--checkpoint_every_n_steps", "2")  # fmt: skip
+
+    def run(*more):
+        done = subprocess.run(
+            [sys.executable, "-m", "lrkd", *command, *options, *more],
+            capture_output=True, text=True, check=False, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    for folder in ("parts", "whole"):
+        (tmp_path / folder).mkdir()
+    stopped = killed(command, tmp_path / "parts", 11, *options)
+    left = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
+    assert left["global_step"] == 10
+    first, second = (states["torch"] for states in left["generators"])
+    assert not torch.equal(first, second), "each process has drawn for rows of its own"
+    run("--trainer.default_root_dir", str(tmp_path / "parts"), "--ckpt_path", str(stopped / "checkpoints/last.ckpt"))
+    run("--trainer.default_root_dir", str(tmp_path / "whole"))
+    assert_same_runs(stopped, tmp_path / "whole" / "lrkd_mlp-seed0")
 
 
 class Stop(Exception):
