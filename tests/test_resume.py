@@ -111,11 +111,14 @@ def uninterrupted(command, tmp_path_factory):
     [(13, ()), (11, ("--checkpoint_every_n_steps", "2"))],
     ids=["after an epoch's end", "in the middle of an epoch"],
 )
-def test_killed_and_resumed_is_uninterrupted_to_the_bit(batch, options, command, uninterrupted, tmp_path):  # trap 38
+def test_killed_and_resumed_is_uninterrupted_to_the_bit(
+    batch, options, command, uninterrupted, tmp_path, monkeypatch
+):  # trap 38
     run = killed(command, tmp_path, batch, *options)
     left = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert left["global_step"] == (10 if options else 12), "the checkpoint is where the test says it is"
     assert_same_runs(resumed(command, run, *options), uninterrupted)
+    monkeypatch.syspath_prepend(tmp_path)  # the config names kill.Kill
     main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")])
     assert (run / "test_metrics.json").is_file(), "the run's config.yaml serves for testing, too"
 
