@@ -51,7 +51,7 @@ class RunRecorder(Callback):
             return
         data, model = _checked(trainer, pl_module)
         facts = data.describe()
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if trainer.ckpt_path is None else []:  # a resumed run has logged it already
             logger.log_metrics({f"data/{k}": facts[k] for k in ("query_cut_rate", "item_cut_rate")}, step=0)
         pairs, parameters = facts["pairs"], parameter_counts(model)
         self.console.print(

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import warnings
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lrkd.allocator import keep_freed_memory
 from lrkd.callbacks import RunRecorder
+from lrkd.checkpoints import LastCheckpoint
 from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
+from lrkd.resume import Resume
 from lrkd.wandb_report import WandbReport, is_wandb, require_wandb
 
 # What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
@@ -134,6 +137,12 @@ class FitCLI(_CLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What the data module tells the model."""
         super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Write last.ckpt also every so many optimiser steps within an epoch; null: only after epochs.",
+        )
         for name in LINKS:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -157,13 +166,14 @@ class FitCLI(_CLI):
             filename="best",
             monitor="val/macro_f1",
             mode="max",
-            save_last=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        last = LastCheckpoint(folder / "checkpoints", self.settings.checkpoint_every_n_steps)
         given = self.config_init[self.subcommand].trainer.logger
         loggers = [RunCSVLogger(folder), *(logger for logger in _as_list(given) if isinstance(logger, Logger))]
-        return self.make_trainer(folder, loggers, [best, LearningRateMonitor("step")])
+        resume = Resume(folder / "metrics.csv")
+        return self.make_trainer(folder, loggers, [best, last, LearningRateMonitor("step"), resume])
 
     def _folder(self) -> Path:
         """A new folder under the root directory, or that of the run which is resumed.
@@ -215,6 +225,11 @@ class EvaluateCLI(_CLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the one asked for, so that only its parser is built."""
         return {self._only: LightningCLI.subcommands()[self._only] | {"verbose"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """An option of ``fit`` that the run's ``config.yaml`` holds."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--checkpoint_every_n_steps", type=int | None, default=None, help=SUPPRESS)
 
     def validate(self, **kwargs: Any) -> None:
         """RunRecorder prints the results; Lightning's own table would repeat them."""

@@ -242,9 +242,9 @@ def test_every_config_parses(options, tmp_path):  # trap 42
     from lrkd.cli import PlannedFit
 
     found = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweeps")  # tests/test_sweep.py
-    assert len(found) >= 7
+    assert len(found) >= 24
     for path in found:
-        overlay = path.parent.name in ("logger", "esci_mini")
+        overlay = path.parent.name in ("logger", "esci_mini", "trainer")
         base = ["--config", str(CONFIGS / "student" / "encoder.yaml")] if overlay else []
         PlannedFit(["fit", *base, "--config", str(path), *options])
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -214,7 +216,8 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
     if folder.is_dir():
         return folder
     backend = _backend(tokenizer)
-    partial = folder.with_name(folder.name + ".partial")
+    # Runs that start at once, on several machines too, may each make it; the first to end stays.
+    partial = folder.with_name(f"{folder.name}.{platform.node()}-{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     batches = -(-open_parquet(pairs_path(root)).metadata.num_rows // BATCH_ROWS)
@@ -227,7 +230,12 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
             for piece in _encode(backend, _item_texts(table, item_text)):
                 items.write(piece)
     (partial / "fingerprint.json").write_text(json.dumps(fingerprint, indent=2))
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial)
+        if not folder.is_dir():
+            raise
     return folder
 
 

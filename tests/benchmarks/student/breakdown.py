@@ -77,7 +77,7 @@ def by_hand(model: StudentLRKD, data: TripleDataModule, steps: int) -> tuple[dic
             marks.append(time.perf_counter())
             features = [tokens.states[:, 0], *([latents.flatten(1)] if latents is not None else [])]
             logits = model.head(model.dropout(torch.cat(features, -1)))
-            loss = model._cross_entropy(logits, batch.label)
+            loss = model._cross_entropy(logits, batch)
             guidance = model._guidance(latents, batch)
             loss = loss if guidance is None else loss + 0.1 * guidance
             marks.append(time.perf_counter())
