@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrkd.errors import UserError
 from lrkd.extractors.base import Extractor, TokenStates
 from lrkd.extractors.token_graph import LexicalGraph, TokenGraph, UnionGraph, WindowGraph, make_graph
 
@@ -55,14 +56,14 @@ class GATExtractor(Extractor):
     ) -> None:
         super().__init__(hidden_size, target_size, num_perspectives)
         if num_layers < 2:
-            raise ValueError(f"num_layers is at least 2 (one layer's latents never see the edges), got {num_layers}")
+            raise UserError(f"num_layers is at least 2 (one layer's latents never see the edges), got {num_layers}")
         if width % heads:
-            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+            raise UserError(f"width {width} is not a multiple of heads {heads}")
         from torch_geometric.nn import GATConv, GATv2Conv
 
         kinds = {"gatv2": GATv2Conv, "gat": GATConv}
         if layer not in kinds:
-            raise ValueError(f"layer is 'gatv2' or 'gat', got {layer!r}")
+            raise UserError(f"layer is 'gatv2' or 'gat', got {layer!r}")
         self.graph = make_graph(graph if graph is not None else UnionGraph([WindowGraph(), LexicalGraph()]))
         self.reduce = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
         self.rationale_tokens = nn.Parameter(torch.randn(num_perspectives, width))
