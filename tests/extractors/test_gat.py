@@ -49,7 +49,7 @@ def few_words(batch, length, hidden_size):
 
 
 class GATContract(ExtractorContract):
-    """The contract for small widths. Exports are slow: settings whose graph of operations is no other leave them out."""
+    """The contract on few words. An export takes seconds, so settings that bring no other operations leave it out."""
 
     def tokens(self, batch=5, length=17):
         return few_words(batch, length, self.hidden_size)
@@ -95,7 +95,8 @@ class TestEdgelessGATExtractor(GATContract):
 # Layer 1, W_t = W_s = 1, a = ln 2, b = 0: token i gives j the weight 2^LeakyReLU(x_i + x_j).
 #   1: hears 1 with 2^-0.4 = 0.75786 and 2 with 2^1 = 2: α = 0.27480, 0.72520; Σ α x = 1.17560; x_1' = 0.17560.
 #   2: hears itself: x_2' = 2 + 2 = 4.
-#   r: hears 1 with 2^-0.2 = 0.87055, 2 with 2^2 = 4, itself with 1: α = 0.14829, 0.68137, 0.17034; Σ α x = 1.21445 = r'.
+#   r: hears 1 with 2^-0.2 = 0.87055, 2 with 2^2 = 4, itself with 1: α = 0.14829, 0.68137, 0.17034;
+#      Σ α x = 1.21445 = r'.
 # Layer 2, W_t = 0, W_s = -1, a = -5 ln 2, b = 0.25: the weight is 2^(-5 · LeakyReLU(-x_j)) = 2^(x_j), for x_j > 0.
 #   r: 2^0.17560 = 1.12944, 2^4 = 16, 2^1.21445 = 2.32055: α = 0.05807, 0.82262, 0.11931;
 #      Σ α (-x) + b = -3.44558 + 0.25 = -3.19558; ELU: e^-3.19558 - 1 = -0.95906; r'' = 1.21445 - 0.95906 = 0.25539.
