@@ -142,9 +142,10 @@ def _numbered(number: int) -> tuple[str, ...]:
 def _attentive(model: StudentLRKD) -> AttentiveExtractor:
     from lrkd.extractors import AttentiveExtractor
 
-    if isinstance(model.extractor, AttentiveExtractor):
-        return model.extractor
-    name = "no extractor" if model.extractor is None else f"the extractor {type(model.extractor).__name__}"
+    extractor: object = model.extractor
+    if isinstance(extractor, AttentiveExtractor):
+        return extractor
+    name = "no extractor" if extractor is None else f"the extractor {type(extractor).__name__}"
     raise UserError(
         f"the student has {name}, which cannot say which tokens it looks at. PolyEncoderExtractor and GATExtractor can "
         "(configs/student/lrkd_poly.yaml, lrkd_gat.yaml), and so can one of your own with a method token_weights"
@@ -166,11 +167,11 @@ def _read(model: StudentLRKD, query: str, title: str) -> tuple[TripleBatch, tupl
     for name, text in zip(("--query", "--title"), texts, strict=True):
         if not text.strip():
             raise UserError(f"{name} is empty; give the pair's text")
-    tokenizer = AutoTokenizer.from_pretrained(resolve(model.hparams["encoder"]))
+    tokenizer: Any = AutoTokenizer.from_pretrained(resolve(model.hparams["encoder"]))
     layout = PairLayout.of(tokenizer)
     encodings = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    flat = [FlatTokens(np.array(encoding.ids), np.array([0, len(encoding.ids)])) for encoding in encodings]
-    cache = TokenCache(*flat, layout, settings["max_length"], settings["query_cap"])
+    flat_query, flat_item = (FlatTokens(np.array(e.ids), np.array([0, len(e.ids)])) for e in encodings)
+    cache = TokenCache(flat_query, flat_item, layout, settings["max_length"], settings["query_cap"])
     tensors = {name: torch.from_numpy(a).to(model.device) for name, a in cache.batch(np.zeros(1, np.int64)).items()}
     one = torch.zeros(1, dtype=torch.long, device=model.device)
     batch = TripleBatch(row=one, query=one, label=one - 1, **tensors)

@@ -20,9 +20,9 @@ class GATExtractor(Extractor):
     along the edges of ``graph``; a rationale token hears every token of its pair; every node hears itself. With x the
     nodes and N(i) whom i hears, a layer is ``x_i ← LayerNorm(x_i + ELU(Σ_{j ∈ N(i)} α_ij W_s x_j + b))`` with several
     heads, concatenated. For ``gatv2`` ``α_ij = softmax_j(aᵀ LeakyReLU(W_t x_i + W_s x_j))``, W_t and W_s with biases
-    (Brody et al. 2022, arXiv 2105.14491, eq. 7), for ``gat`` ``α_ij = softmax_j(LeakyReLU(a_tᵀ W x_i + a_sᵀ W x_j))``, ``W_s = W`` (Veličković
-    et al. 2018, arXiv 1710.10903, eq. 3). The last layer is only computed for the rationale tokens;
-    ``r_p = W x_p + b``.
+    (Brody et al. 2022, arXiv 2105.14491, eq. 7); for ``gat`` ``α_ij = softmax_j(LeakyReLU(a_tᵀ W x_i + a_sᵀ W x_j))``,
+    ``W_s = W`` (Veličković et al. 2018, arXiv 1710.10903, eq. 3). The last layer is only computed for the rationale
+    tokens; ``r_p = W x_p + b``.
 
     It computes in float32 under autocast: sums over edges lose too much in 16 bits, and are a small part of the work.
 

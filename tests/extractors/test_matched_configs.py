@@ -23,7 +23,7 @@ def extractor_parameters(config):
 def test_the_control_has_as_many_parameters(kind):
     per_perspective, matched = (extractor_parameters(f"lrkd_{kind}_{name}") for name in ("perspectives", "matched"))
     assert matched == pytest.approx(per_perspective, rel=0.002)
-    assert matched > 1.1 * extractor_parameters(f"lrkd_{kind}"), "without the control's change it would not be matched"
+    assert matched > 1.05 * extractor_parameters(f"lrkd_{kind}"), "without the control's change it would not be matched"
 
 
 def test_a_latent_a_perspective_costs_the_gat_two_rows():

@@ -16,6 +16,7 @@ class TestPolyEncoderExtractor(ExtractorContract):
 
 class TestMeanPolyEncoderExtractor(ExtractorContract):
     factory = staticmethod(functools.partial(PolyEncoderExtractor, reduction="mean", num_codes=3, dropout=0.5))
+    perspectives = (3,)
 
 
 class TestOneCodePolyEncoderExtractor(ExtractorContract):
