@@ -31,25 +31,28 @@ def draw(pair: PairAttention, out: Path) -> None:
     """
     from matplotlib.figure import Figure  # a third of a second that other commands need not pay
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import PercentFormatter
 
     words, weights = _with_rest(pair)
     left = _left_edges(words)
     wide = left[-1] + 1
-    linked = pair.links is not None
-    heights = ([1.0] if linked else []) + [0.55 + 0.5 * len(pair.latents)]
+    heights = [0.55 + 0.5 * len(pair.latents)]
+    if pair.links is not None:
+        heights.insert(0, 1.0 if 0 < len(pair.links) <= MOST_LINKS else 0.25)
     size = (max(7.0, 2.6 + (0.46 if len(words) <= MOST_NUMBERED else 0.26) * wide), 2.1 + sum(heights))
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(hspace=0), dpi=160)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    if linked:
-        _draw_links(axes[0], pair.links or (), left)
+    if pair.links is not None:
+        _draw_links(axes[0], pair.links, left)
     strip = axes[-1]
     mesh = _draw_strip(strip, weights, words, left)
     _label(strip, words, left, pair.latents)
     strip.set_xlim(-0.15, wide + 0.15)
     bar = figure.colorbar(mesh, ax=list(axes), pad=0.01, aspect=14, shrink=0.8)
     bar.set_label("attention weight")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bar.outline.set_visible(False)
-    figure.suptitle(_title(pair), x=0.01, ha="left", fontsize=11)
+    figure.suptitle(_title(pair), x=0.01, ha="left", fontsize=11, linespacing=1.4)
     figure.savefig(out)
 
 
@@ -114,8 +117,9 @@ def _label(axis: Any, words: Sequence[Word], left: list[float], latents: Sequenc
     axis.set_ylim(len(latents), -0.45)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    axis.set_ylabel("latent")
-    axis.set_xlabel("words as the encoder reads them; numbers in percent, a row sums to 100", fontsize=9)
+    axis.set_ylabel("latent" if len(latents) > 1 else "")
+    numbers = "; numbers in percent, a row sums to 100" if len(words) <= MOST_NUMBERED else ""
+    axis.set_xlabel(f"words as the encoder reads them{numbers}", fontsize=9)
 
 
 def _draw_links(axis: Any, links: Sequence[tuple[int, int]], left: list[float]) -> None:
@@ -129,7 +133,7 @@ def _draw_links(axis: Any, links: Sequence[tuple[int, int]], left: list[float]) 
     longest = max((left[item] - left[query] for query, item in drawn), default=1.0)
     for query, item in drawn:
         start, end = left[query] + 0.5, left[item] + 0.5
-        top = 0.25 + 0.95 * (end - start) / longest  # a cubic curve reaches three quarters of its control points
+        top = 0.25 + 0.75 * (end - start) / longest  # a cubic curve reaches three quarters of its control points
         curve = Curve([(start, 0), (start, top), (end, top), (end, 0)], [Curve.MOVETO, *[Curve.CURVE4] * 3])
         axis.add_patch(PathPatch(curve, fill=False, edgecolor=LINK, linewidth=1.6, alpha=0.8))
     text = "query–item links of the token graph"
@@ -144,7 +148,7 @@ def _title(pair: PairAttention) -> str:
     """What is shown, and the student's verdict with its probabilities, the highest first."""
     ranked = sorted(pair.probabilities.items(), key=lambda entry: -entry[1])
     said = " · ".join(f"{label} {probability:.0%}" for label, probability in ranked)
-    return _plain(f"Which words each latent looks at. The student's verdict: {said}")
+    return _plain(f"Which words each latent looks at\nThe student's verdict: {said}")
 
 
 def _plain(text: str) -> str:
