@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from lrkd.allocator import keep_freed_memory
 from lrkd.callbacks import RunRecorder
 from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
@@ -255,6 +256,7 @@ def run(args: list[str]) -> None:
     Args:
         args: The command line after ``python -m lrkd``.
     """
+    keep_freed_memory()
     if args[0] == "fit":
         FitCLI(args)
     else:

@@ -35,6 +35,7 @@ class Fingerprint:
         dtype: Of the stored vectors.
         text: The template of the embedded text.
         rationales: SHA-256 over the keys, texts and verdicts embedded, in order.
+        precision: In which the encoder computed.
     """
 
     encoder: str
@@ -45,6 +46,7 @@ class Fingerprint:
     dtype: str
     text: str
     rationales: str
+    precision: str = "float32"
 
     def differences(self, other: Fingerprint) -> list[str]:
         """The fields in which two fingerprints differ, with both values.
