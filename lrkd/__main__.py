@@ -23,7 +23,7 @@ STAGES = {
     "data synthesize": ("lrkd.data.synthetic:synthesize_data", "a synthetic catalogue with labels and rationales"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),
-    "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the words that a student's latents look at"),
+    "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
 }
 
 

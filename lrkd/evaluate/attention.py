@@ -1,4 +1,4 @@
-"""Which words a student's latents look at in one pair: the numbers, and the command that draws them."""
+"""Which tokens a student's latents look at in one pair: the numbers, and the command that draws them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from lrkd.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from lrkd.data.types import TripleBatch
@@ -20,8 +22,8 @@ Part = Literal["query", "item", "special"]
 _PARTS: dict[int, Part] = {0: "query", 1: "item", -1: "special"}
 
 
-class Word(NamedTuple):
-    """A column of the picture: a word, or one of the tokenizer's special tokens."""
+class Token(NamedTuple):
+    """A column of the picture: a word, a piece of one, or one of the tokenizer's special tokens."""
 
     text: str
     part: Part
@@ -29,17 +31,17 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class PairAttention:
-    """What a student's P latents look at in one pair of W words.
+    """What a student's P latents look at in one pair of L tokens.
 
     Args:
-        words: W words and special tokens, in the encoder's order; cut as the encoder's input is.
+        tokens: L tokens as they stand in the texts, in the encoder's order; a word's later pieces begin with ``·``.
         latents: P names.
-        weights: (P, W) the weight of each word in each latent: the sum over its tokens. A row sums to at most 1.
+        weights: (P, L) the weight of each token in each latent. A row sums to at most 1.
         probabilities: Label to calibrated probability.
-        links: (query word, item word) that hear each other in the extractor's graph; None if it has none.
+        links: (query token, item token) of which one hears the other in the extractor's graph; None without a graph.
     """
 
-    words: tuple[Word, ...]
+    tokens: tuple[Token, ...]
     latents: tuple[str, ...]
     weights: np.ndarray
     probabilities: dict[str, float]
@@ -53,7 +55,7 @@ def plot_attention(
     title: str,
     out: Path = Path("runs/attention.png"),
 ) -> None:
-    """Draw which words of a pair each latent of a trained student looks at, with the student's verdict.
+    """Draw which tokens of a pair each latent of a trained student looks at, with the student's verdict.
 
     For students with a Poly-Encoder or GAT extractor. For example:
 
@@ -78,7 +80,7 @@ def plot_attention(
     found = token_weights_of(model, query, title, latents=latent_names(ckpt_path, model.hparams["num_perspectives"]))
     print(f"read {ckpt_path} ({type(model.extractor).__name__})")
     for name, row in zip(found.latents, found.weights, strict=True):
-        most = ", ".join(f"{found.words[place].text} {row[place]:.0%}" for place in (-row).argsort()[:3])
+        most = ", ".join(f"{found.tokens[place].text} {row[place]:.0%}" for place in (-row).argsort()[:3])
         print(f"  {name}: {most}")
     out.parent.mkdir(parents=True, exist_ok=True)
     draw(found, out)
@@ -102,7 +104,7 @@ def token_weights_of(
     import torch
 
     extractor = _attentive(model)
-    batch, words, place = _read(model, query, title)
+    batch, read = _read(model, query, title)
     training = model.training
     model.eval()  # dropout would fall on the weights
     with torch.no_grad():
@@ -110,13 +112,12 @@ def token_weights_of(
         weights = extractor.token_weights(output.tokens)[0].float()  # (P, L)
         probabilities = torch.softmax(output.logits[0].float() / model.temperature, -1).tolist()
     model.train(training)
-    by_word = weights.new_zeros(len(weights), len(words)).index_add(1, torch.tensor(place).to(weights.device), weights)
     return PairAttention(
-        words=words,
+        tokens=read,
         latents=latents or _numbered(len(weights)),
-        weights=by_word.cpu().numpy(),
+        weights=weights.cpu().numpy(),
         probabilities=dict(zip(model.label_set.labels, probabilities, strict=True)),
-        links=_links(extractor, output.tokens, place),
+        links=_links(extractor, output.tokens),
     )
 
 
@@ -152,8 +153,8 @@ def _attentive(model: StudentLRKD) -> AttentiveExtractor:
     )
 
 
-def _read(model: StudentLRKD, query: str, title: str) -> tuple[TripleBatch, tuple[Word, ...], list[int]]:
-    """A pair as the encoder gets it, its words, and which word each of the L tokens belongs to."""
+def _read(model: StudentLRKD, query: str, title: str) -> tuple[TripleBatch, tuple[Token, ...]]:
+    """A pair as the encoder gets it, and its tokens as a person reads them."""
     import numpy as np
     import torch
     from transformers import AutoTokenizer
@@ -176,31 +177,24 @@ def _read(model: StudentLRKD, query: str, title: str) -> tuple[TripleBatch, tupl
     one = torch.zeros(1, dtype=torch.long, device=model.device)
     batch = TripleBatch(row=one, query=one, label=one - 1, **tensors)
     special = tokenizer.convert_ids_to_tokens(batch.ids[0].tolist())
-    words, place = _words(batch.segments[0].tolist(), special, texts, encodings)
-    return batch, words, place
+    pieces = [_pieces(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+    read = (
+        Token(token if segment < 0 else next(pieces[segment]), _PARTS[segment])
+        for segment, token in zip(batch.segments[0].tolist(), special, strict=True)
+    )
+    return batch, tuple(read)
 
 
-def _words(
-    segments: list[int], tokens: list[str], texts: list[str], encodings: list[Any]
-) -> tuple[tuple[Word, ...], list[int]]:
-    """Tokens put together to words, as they stand in the texts, and the word of each token."""
-    spans: list[tuple[int, str, int, int]] = []  # segment, special token, start and end in the text
-    place, last = [], None
-    pieces = [iter(zip(e.word_ids, e.offsets, strict=True)) for e in encodings]
-    for segment, token in zip(segments, tokens, strict=True):
-        word, (start, end) = next(pieces[segment]) if segment >= 0 else (None, (0, 0))
-        if segment >= 0 and (segment, word) == last:
-            spans[-1] = (*spans[-1][:3], end)
-        else:
-            spans.append((segment, token, start, end))
-        last = (segment, word)
-        place.append(len(spans) - 1)
-    words = (Word(texts[s][start:end].strip() if s >= 0 else token, _PARTS[s]) for s, token, start, end in spans)
-    return tuple(words), place
+def _pieces(text: str, encoding: Any) -> Iterator[str]:
+    """A text's tokens as they stand in it; those that go on with a word begin with ``·``."""
+    last = None
+    for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
+        yield ("·" if word == last else "") + text[start:end].strip()
+        last = word
 
 
-def _links(extractor: AttentiveExtractor, tokens: TokenStates, place: list[int]) -> tuple[tuple[int, int], ...] | None:
-    """The query and item words between which the extractor's graph has an edge, in either direction."""
+def _links(extractor: AttentiveExtractor, tokens: TokenStates) -> tuple[tuple[int, int], ...] | None:
+    """The query and item tokens between which the extractor's graph has an edge, in either direction."""
     from lrkd.extractors import TokenGraph
 
     graph = getattr(extractor, "graph", None)
@@ -208,4 +202,4 @@ def _links(extractor: AttentiveExtractor, tokens: TokenStates, place: list[int])
         return None
     edges, segments = graph.adjacency(tokens)[0], tokens.segments[0]
     across = (edges | edges.T) & (segments == 0)[:, None] & (segments == 1)
-    return tuple(sorted({(place[q], place[i]) for q, i in across.nonzero().tolist()}))
+    return tuple((query, item) for query, item in across.nonzero().tolist())

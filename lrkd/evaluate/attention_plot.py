@@ -1,4 +1,4 @@
-"""How the latents' attention looks: a heat strip, a row a latent and a column a word, below the graph's links."""
+"""How the latents' attention looks: a heat strip, a row a latent and a column a token, below the graph's links."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrkd.evaluate.attention import PairAttention, Word
+from lrkd.evaluate.attention import PairAttention, Token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,51 +33,51 @@ def draw(pair: PairAttention, out: Path) -> None:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import PercentFormatter
 
-    words, weights = _with_rest(pair)
-    left = _left_edges(words)
+    tokens, weights = _with_rest(pair)
+    left = _left_edges(tokens)
     wide = left[-1] + 1
     heights = [0.55 + 0.5 * len(pair.latents)]
     if pair.links is not None:
         heights.insert(0, 1.0 if 0 < len(pair.links) <= MOST_LINKS else 0.25)
-    size = (max(7.0, 2.6 + (0.46 if len(words) <= MOST_NUMBERED else 0.26) * wide), 2.1 + sum(heights))
+    size = (max(7.0, 2.6 + (0.46 if len(tokens) <= MOST_NUMBERED else 0.26) * wide), 2.1 + sum(heights))
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(hspace=0), dpi=160)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     if pair.links is not None:
         _draw_links(axes[0], pair.links, left)
     strip = axes[-1]
-    mesh = _draw_strip(strip, weights, words, left)
-    _label(strip, words, left, pair.latents)
+    mesh = _draw_strip(strip, weights, tokens, left)
+    _label(strip, tokens, left, pair.latents)
     strip.set_xlim(-0.15, wide + 0.15)
     bar = figure.colorbar(mesh, ax=list(axes), pad=0.01, aspect=14, shrink=0.8)
     bar.set_label("attention weight")
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     bar.outline.set_visible(False)
     figure.suptitle(_title(pair), x=0.01, ha="left", fontsize=11, linespacing=1.4)
     figure.savefig(out)
 
 
-def _with_rest(pair: PairAttention) -> tuple[list[Word], np.ndarray]:
-    """Words and weights with one more column for what a latent gives to no token, where it is worth showing."""
+def _with_rest(pair: PairAttention) -> tuple[list[Token], np.ndarray]:
+    """Tokens and weights with one more column for what a latent gives to no token, where it is worth showing."""
     import numpy as np
 
     rest = 1 - pair.weights.sum(1, keepdims=True)
     if (rest < 0.005).all():
-        return list(pair.words), pair.weights
-    return [*pair.words, Word("(itself)", "special")], np.concatenate([pair.weights, rest], axis=1)
+        return list(pair.tokens), pair.weights
+    return [*pair.tokens, Token("(itself)", "special")], np.concatenate([pair.weights, rest], axis=1)
 
 
-def _left_edges(words: Sequence[Word]) -> list[float]:
+def _left_edges(tokens: Sequence[Token]) -> list[float]:
     """Each column's left edge, with a gap wherever the part changes."""
     edges, at = [], 0.0
-    for number, word in enumerate(words):
-        if number and (word.part != words[number - 1].part or word.text == "(itself)"):
+    for number, token in enumerate(tokens):
+        if number and (token.part != tokens[number - 1].part or token.text == "(itself)"):
             at += GAP
         edges.append(at)
         at += 1
     return edges
 
 
-def _draw_strip(axis: Any, weights: np.ndarray, words: Sequence[Word], left: list[float]) -> Any:
+def _draw_strip(axis: Any, weights: np.ndarray, tokens: Sequence[Token], left: list[float]) -> Any:
     """The cells, with the weight in percent where there is room."""
     import numpy as np
 
@@ -88,26 +88,26 @@ def _draw_strip(axis: Any, weights: np.ndarray, words: Sequence[Word], left: lis
         mesh = axis.pcolormesh(
             [at, at + 1], rows, column, cmap="Blues", vmin=0, vmax=most, edgecolors="white", linewidth=1
         )
-        for row, value in enumerate(column[:, 0]) if len(words) <= MOST_NUMBERED else ():
+        for row, value in enumerate(column[:, 0]) if len(tokens) <= MOST_NUMBERED else ():
             colour = "white" if value > 0.6 * most else "#333333"
             axis.text(at + 0.5, row + 0.5, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     return mesh
 
 
-def _label(axis: Any, words: Sequence[Word], left: list[float], latents: Sequence[str]) -> None:
+def _label(axis: Any, tokens: Sequence[Token], left: list[float], latents: Sequence[str]) -> None:
     """Names of rows, columns and of the pair's two parts."""
     axis.set_yticks([row + 0.5 for row in range(len(latents))], [_plain(name) for name in latents])
     axis.set_xticks(
         [at + 0.5 for at in left],
-        [_plain(word.text) for word in words],
+        [_plain(token.text) for token in tokens],
         rotation=40,
         ha="right",
         rotation_mode="anchor",
     )
-    for tick, word in zip(axis.get_xticklabels(), words, strict=True):
-        tick.set_color(COLOURS[word.part])
-        tick.set_fontsize(9 if len(words) <= MOST_NUMBERED else 7)
-    for part, group in groupby(range(len(words)), lambda n: words[n].part):
+    for tick, token in zip(axis.get_xticklabels(), tokens, strict=True):
+        tick.set_color(COLOURS[token.part])
+        tick.set_fontsize(9 if len(tokens) <= MOST_NUMBERED else 7)
+    for part, group in groupby(range(len(tokens)), lambda n: tokens[n].part):
         if part == "special":
             continue
         columns = [left[n] for n in group]
@@ -118,12 +118,12 @@ def _label(axis: Any, words: Sequence[Word], left: list[float], latents: Sequenc
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     axis.set_ylabel("latent" if len(latents) > 1 else "")
-    numbers = "; numbers in percent, a row sums to 100" if len(words) <= MOST_NUMBERED else ""
-    axis.set_xlabel(f"words as the encoder reads them{numbers}", fontsize=9)
+    numbers = f"; in percent, a row sums to 100 and an even share is {100 / len(tokens):.1f}"
+    axis.set_xlabel(f"tokens as the encoder reads them{numbers if len(tokens) <= MOST_NUMBERED else ''}", fontsize=9)
 
 
 def _draw_links(axis: Any, links: Sequence[tuple[int, int]], left: list[float]) -> None:
-    """An arc for each pair of words that hear each other, above their columns."""
+    """An arc for each pair of tokens that hear each other, above their columns."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
@@ -148,7 +148,7 @@ def _title(pair: PairAttention) -> str:
     """What is shown, and the student's verdict with its probabilities, the highest first."""
     ranked = sorted(pair.probabilities.items(), key=lambda entry: -entry[1])
     said = " · ".join(f"{label} {probability:.0%}" for label, probability in ranked)
-    return _plain(f"Which words each latent looks at\nThe student's verdict: {said}")
+    return _plain(f"Which tokens each latent looks at\nThe student's verdict: {said}")
 
 
 def _plain(text: str) -> str:

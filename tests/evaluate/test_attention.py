@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from lrkd.__main__ import main
 from lrkd.data.types import LabelSet, TripleBatch
 from lrkd.errors import UserError
-from lrkd.evaluate.attention import PairAttention, Word, latent_names, plot_attention, token_weights_of
+from lrkd.evaluate.attention import PairAttention, Token, latent_names, plot_attention, token_weights_of
 from lrkd.evaluate.attention_plot import draw
 from lrkd.student import StudentLRKD
 
@@ -21,7 +21,7 @@ GAT = {
     "init_args": {"width": 16, "graph": {"class_path": "lrkd.extractors.LexicalGraph"}},
 }
 QUERY, TITLE = "Red mugs", "blue mugs, red handle"
-COLUMNS = ["[CLS]", "Red", "mugs", "[SEP]", "blue", "mugs", ",", "red", "handle", "[SEP]"]
+COLUMNS = ["[CLS]", "Red", "mug", "·s", "[SEP]", "blue", "mug", "·s", ",", "red", "handle", "[SEP]"]
 
 
 @pytest.fixture
@@ -43,59 +43,57 @@ def save(model, path):
 
 
 @pytest.mark.parametrize("extractor", [POLY, GAT], ids=["poly", "gat"])
-def test_a_word_weighs_what_its_tokens_weigh_together(extractor, student, tiny_encoder):
+def test_tokens_weights_and_verdict_are_the_model_s(extractor, student, tiny_encoder):
     model = student(extractor)
     model.temperature.fill_(2.0)
     found = token_weights_of(model, QUERY, TITLE)
-    assert [word.text for word in found.words] == COLUMNS
-    assert [word.part[0] for word in found.words] == list("sqqsiiiiis")
+    assert [token.text for token in found.tokens] == COLUMNS
+    assert [token.part[0] for token in found.tokens] == list("sqqqsiiiiiis")
     assert found.latents == ("latent 1", "latent 2", "latent 3")
-    # The reference lays the pair out with the tokenizer alone.
+    # The reference lays the pair out with the tokenizer alone; there, the last separator belongs to the item.
     encoded = AutoTokenizer.from_pretrained(tiny_encoder)(QUERY, TITLE, return_tensors="pt")
-    segments = torch.tensor([[-1 if s is None else s for s in encoded.sequence_ids(0)]])
     ids, none = encoded["input_ids"], torch.zeros(1, dtype=torch.long)
-    assert ids.shape[1] > len(COLUMNS), "some word is of several tokens, or this tests nothing"
-    batch = TripleBatch(none, none, ids, ids > 0, segments, (segments == 1).long(), none)
-    batch.type_ids[0, -1] = 1  # the last separator belongs to the item
-    assert model.training
+    segments = torch.tensor([[-1 if s is None else s for s in encoded.sequence_ids(0)]])
+    types = (segments == 1).long()
+    types[0, -1] = 1
+    batch = TripleBatch(none, none, ids, ids > 0, segments, types, none)
+    assert model.training, "looking leaves the mode as it was"
     model.eval()
     with torch.no_grad():
         output = model(batch)
         weights = model.extractor.token_weights(output.tokens)[0]
-    names = list(zip(encoded.sequence_ids(0), encoded.word_ids(0), strict=True))
-    parts = [n if n[1] is not None else ("special", place) for place, n in enumerate(names)]
-    order = list(dict.fromkeys(parts))
-    expected = np.zeros((3, len(order)), np.float32)
-    for place, part in enumerate(parts):
-        expected[:, order.index(part)] += weights[:, place].numpy()
-    np.testing.assert_allclose(found.weights, expected, atol=1e-6)
+    np.testing.assert_allclose(found.weights, weights, atol=1e-6)
     probabilities = torch.softmax(output.logits[0] / 2.0, -1).tolist()
     assert list(found.probabilities) == ["Exact", "Substitute", "Complement", "Irrelevant"]
     assert list(found.probabilities.values()) == pytest.approx(probabilities, abs=1e-6)
 
 
-def test_links_are_the_graph_s_between_words(student):
-    # "Red" is 1 and 7 of the columns, "mugs" 2 and 5; the Poly-Encoder has no graph.
-    assert token_weights_of(student(GAT), QUERY, TITLE).links == ((1, 7), (2, 5))
+def test_links_are_the_graph_s(student):
+    # "Red" is 1 and 9 of the columns, "mug" 2 and 6, "s" 3 and 7; the Poly-Encoder has no graph.
+    assert token_weights_of(student(GAT), QUERY, TITLE).links == ((1, 9), (2, 6), (3, 7))
     assert token_weights_of(student(POLY), QUERY, TITLE).links is None
 
 
 def test_what_is_cut_is_not_shown(student):
     model = student(text={"item_text": "{title}", "max_length": 8, "query_cap": 1})
     found = token_weights_of(model, "red coffee", "red " * 20)
-    assert [word.text for word in found.words] == ["[CLS]", "red", "[SEP]", "red", "red", "red", "red", "[SEP]"]
+    assert [token.text for token in found.tokens] == ["[CLS]", "red", "[SEP]", "red", "red", "red", "red", "[SEP]"]
 
 
 def test_without_a_text_setting_the_title_is_read(student):
-    assert [word.text for word in token_weights_of(student(text=None), QUERY, TITLE).words] == COLUMNS
+    assert [token.text for token in token_weights_of(student(text=None), QUERY, TITLE).tokens] == COLUMNS
 
 
-def test_a_byte_level_tokenizer_gives_the_same_words(student, tiny_roberta):
+def test_a_byte_level_tokenizer_s_pieces_are_those_of_the_texts(student, tiny_roberta):
     torch.manual_seed(0)
     model = StudentLRKD(tiny_roberta, extractor=POLY, label_set=LabelSet.load("esci").to_dict(), target_size=8)
-    words = token_weights_of(model, "red mug", "blue mug").words
-    assert [word.text for word in words if word.part != "special"] == ["red", "mug", "blue", "mug"]
-    assert [word.text for word in words if word.part == "special"] == ["<s>", "</s>", "</s>", "</s>"]
+    tokens = token_weights_of(model, "red mug", "größe").tokens
+    assert [token.text for token in tokens if token.part == "special"] == ["<s>", "</s>", "</s>", "</s>"]
+    query = " ".join(token.text for token in tokens if token.part == "query").replace(" ·", "")
+    assert query == "red mug"
+    item = [token.text for token in tokens if token.part == "item"]
+    assert item[0].startswith("g")
+    assert all(text.startswith("·") for text in item[1:]), "one word"
 
 
 @pytest.mark.parametrize(
@@ -146,11 +144,11 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         plot_attention(tmp_path / "none.ckpt", query=QUERY, title=TITLE, out=tmp_path / "none.png")
 
 
-def made_up(words=8, latents=2, links=((1, 4),), total=1.0):
-    """A pair of two query words and as many item words as are left."""
-    parts = ["special", "query", "query", "special", *["item"] * (words - 5), "special"]
-    weights = np.random.default_rng(0).dirichlet(np.ones(words), latents) * total
-    columns = tuple(Word(f"w{n}", part) for n, part in enumerate(parts))
+def made_up(number=8, latents=2, links=((1, 4),), total=1.0):
+    """A pair of two query tokens and as many item tokens as are left."""
+    parts = ["special", "query", "query", "special", *["item"] * (number - 5), "special"]
+    weights = np.random.default_rng(0).dirichlet(np.ones(number), latents) * total
+    columns = tuple(Token(f"w{n}", part) for n, part in enumerate(parts))
     names = tuple(f"latent {n}" for n in range(latents))
     return PairAttention(columns, names, weights, {"Exact": 0.25, "Costs $5, $6": 0.75}, links)
 
@@ -178,14 +176,14 @@ def test_picture_shows_what_no_token_gets(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("links", "words", "text"),
+    ("links", "number", "text"),
     [
         ((), 8, "no query–item link in the token graph"),
         (tuple((q, i) for q in (1, 2) for i in range(4, 34)), 36, "60 query–item links in the token graph, too many"),
     ],
 )
-def test_picture_stays_legible(links, words, text, tmp_path):
-    assert any(text in line for line in texts(made_up(words=words, links=links), tmp_path))
+def test_picture_stays_legible(links, number, text, tmp_path):
+    assert any(text in line for line in texts(made_up(number=number, links=links), tmp_path))
 
 
 def test_picture_without_a_graph_has_no_links(tmp_path):
