@@ -80,14 +80,15 @@ def test_fit_and_test_fill_a_run_folder(config, options, tmp_path, capsys):
     assert (parts["extractor"] > 0) == ("mlp" in config)
 
 
+@pytest.mark.parametrize("config", ["lrkd_mlp", "lrkd_gat_similarity"])  # the latter has graphs in graphs
 def test_reloaded_in_a_new_process_without_rationales_and_targets_it_predicts_the_same(
-    options, tiny_root, tiny_targets, tmp_path
+    config, options, tiny_root, tiny_targets, tmp_path
 ):  # traps 24 and 37
     root, targets = tmp_path / "root", tmp_path / "targets"
     shutil.copytree(tiny_root, root)
     shutil.copytree(tiny_targets, targets)
-    fit("lrkd_mlp", options, tmp_path, "--data.init_args.root", str(root), "--data.init_args.targets", str(targets))
-    best = tmp_path / "lrkd_mlp-seed0" / "checkpoints" / "best.ckpt"
+    fit(config, options, tmp_path, "--data.init_args.root", str(root), "--data.init_args.targets", str(targets))
+    best = tmp_path / f"{config}-seed0" / "checkpoints" / "best.ckpt"
     main(["test", "--ckpt_path", str(best)])
     predictions = best.parents[1] / "test_predictions.parquet"
     before = pq.read_table(predictions)
