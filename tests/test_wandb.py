@@ -283,6 +283,7 @@ def test_a_resumed_fit_goes_on_in_its_wandb_run(options, tmp_path):
     here = options_in(options, tmp_path)
     run = tmp_path / "lrkd_mlp-seed0"
     main(["fit", *here, "--trainer.max_epochs", "1"])
+    time.sleep(1)  # an offline run's folder is named by the second
     main(["fit", *here, "--trainer.max_epochs", "3", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")])
     first, second = recorded(run)
     assert second.of("run")[0].resume
