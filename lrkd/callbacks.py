@@ -51,7 +51,7 @@ class RunRecorder(Callback):
             return
         data, model = _checked(trainer, pl_module)
         facts = data.describe()
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if trainer.ckpt_path is None else []:  # a resumed run has logged it already
             logger.log_metrics({f"data/{k}": facts[k] for k in ("query_cut_rate", "item_cut_rate")}, step=0)
         pairs, parameters = facts["pairs"], parameter_counts(model)
         self.console.print(
@@ -167,12 +167,12 @@ def _checked(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[TripleDa
 
 
 def _best(trainer: L.Trainer, folder: Path) -> dict[str, Any] | None:
-    callback = next((c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path), None)  # type: ignore[attr-defined]
-    if callback is None or callback.best_model_score is None:
-        return None
-    checkpoint = Path(callback.best_model_path)
-    inside = checkpoint.relative_to(folder.resolve()) if checkpoint.is_relative_to(folder.resolve()) else checkpoint
-    return {"metric": callback.monitor, "value": float(callback.best_model_score), "checkpoint": str(inside)}
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:  # None: monitors nothing
+            path, home = Path(callback.best_model_path), folder.resolve()
+            inside = path.relative_to(home) if path.is_relative_to(home) else path
+            return {"metric": callback.monitor, "value": float(callback.best_model_score), "checkpoint": str(inside)}
+    return None
 
 
 def parameter_counts(model: StudentLRKD) -> dict[str, int]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import re
 import sys
 import warnings
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lrkd.allocator import keep_freed_memory
 from lrkd.callbacks import RunRecorder
+from lrkd.checkpoints import LastCheckpoint
 from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
+from lrkd.resume import Resume
+from lrkd.wandb_report import WandbReport, is_wandb, require_wandb
 
 # What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
 # owns label set, target size and number of latents).
@@ -30,12 +37,14 @@ class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` into the run's folder and hands the same settings to the loggers (W&B's config)."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """On the first process, before training."""
+        """On the first process, before anything runs."""
         path = Path(trainer.default_root_dir) / self.config_filename
-        if stage != "fit" or path.is_file():  # a resumed run keeps its config
+        there = path.is_file()  # a resumed run keeps its file
+        if stage == "fit" and not there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, path, multifile=False)
+        if stage != "fit" and there:  # a test on the run's own data belongs to that run, which has its settings
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, path, multifile=False)
         for logger in trainer.loggers:
             if isinstance(logger, Logger) and not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(self.config.as_dict())
@@ -92,21 +101,28 @@ class _CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The method's name, and what the model tells the data before either is made."""
-        parser.add_argument("--method", type=str, default="run", help="What `compare` groups runs by.")
+        parser.add_argument(
+            "--method", type=str, default="run", help="What `compare` groups runs by; {a.setting} stands for its value."
+        )
         parser.set_defaults({"model": "lrkd.student.StudentLRKD", "data": "lrkd.data.triples.TripleDataModule"})
         parser.link_arguments("model.init_args.encoder", "data.init_args.encoder")
         parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def before_instantiate_classes(self) -> None:
+        """Say what is missing before it is looked for."""
+        require_wandb(self.settings.trainer.logger)
 
     @property
     def settings(self) -> Any:
         """The subcommand's part of the parsed config."""
         return self.config[self.subcommand]
 
-    def make_trainer(self, folder: Path, loggers: list[Logger] | bool, callbacks: list[L.Callback]) -> L.Trainer:
+    def make_trainer(self, folder: Path, loggers: list[Logger], callbacks: list[L.Callback]) -> L.Trainer:
         """The trainer of a run that lives in ``folder``."""
-        recorder = RunRecorder(folder, self.settings.method, int(self.settings.seed_everything))
+        identity = folder, self.settings.method, int(self.settings.seed_everything)
         trainer = self.config_init[self.subcommand].trainer
-        trainer.callbacks = [*_as_list(trainer.callbacks), *callbacks, recorder]
+        reports = [WandbReport(logger, *identity, str(self.subcommand)) for logger in loggers if is_wandb(logger)]
+        trainer.callbacks = [*_as_list(trainer.callbacks), *callbacks, RunRecorder(*identity), *reports]
         return super().instantiate_trainer(default_root_dir=folder, logger=loggers)
 
 
@@ -121,8 +137,19 @@ class FitCLI(_CLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What the data module tells the model."""
         super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Write last.ckpt also every so many optimiser steps within an epoch; null: only after epochs.",
+        )
         for name in LINKS:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Fill the settings that the method's name refers to into it."""
+        super().before_instantiate_classes()
+        self.settings.method = _filled(self.settings.method, self.settings)
 
     def _parse_ckpt_path(self) -> None:
         """Make the model as asked.
@@ -139,13 +166,14 @@ class FitCLI(_CLI):
             filename="best",
             monitor="val/macro_f1",
             mode="max",
-            save_last=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+        last = LastCheckpoint(folder / "checkpoints", self.settings.checkpoint_every_n_steps)
         given = self.config_init[self.subcommand].trainer.logger
         loggers = [RunCSVLogger(folder), *(logger for logger in _as_list(given) if isinstance(logger, Logger))]
-        return self.make_trainer(folder, loggers, [best, LearningRateMonitor("step")])
+        resume = Resume(folder / "metrics.csv")
+        return self.make_trainer(folder, loggers, [best, last, LearningRateMonitor("step"), resume])
 
     def _folder(self) -> Path:
         """A new folder under the root directory, or that of the run which is resumed.
@@ -157,12 +185,32 @@ class FitCLI(_CLI):
             if not Path(settings.ckpt_path).is_file():
                 raise UserError(f"--ckpt_path {settings.ckpt_path}: no such checkpoint")
             return _run_folder(settings.ckpt_path)
+        path = self.folder
+        numbered = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in itertools.count(1))
+        return next(folder for folder in numbered if not folder.exists())
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, where no other run has it already."""
+        settings = self.settings
         fold = settings.data.init_args.get("fold")
         name = f"{settings.method}{'' if fold is None else f'-fold{fold}'}-seed{int(settings.seed_everything)}"
-        root = Path(settings.trainer.default_root_dir)
-        taken = [n for n in range(1, 10_000) if (root / (name if n == 1 else f"{name}-{n}")).exists()]
-        number = next(n for n in range(1, 10_000) if n not in taken)
-        return root / (name if number == 1 else f"{name}-{number}")
+        return Path(settings.trainer.default_root_dir) / name
+
+
+class PlannedFit(FitCLI):
+    """A fit that is parsed and goes no further: what it would be (see :mod:`lrkd.sweep`)."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as the run's ``config.yaml`` would hold them."""
+        settings: dict[str, Any] = yaml.safe_load(self._parser(str(self.subcommand)).dump(self.settings))
+        return settings
 
 
 class EvaluateCLI(_CLI):
@@ -177,6 +225,11 @@ class EvaluateCLI(_CLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the one asked for, so that only its parser is built."""
         return {self._only: LightningCLI.subcommands()[self._only] | {"verbose"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """An option of ``fit`` that the run's ``config.yaml`` holds."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--checkpoint_every_n_steps", type=int | None, default=None, help=SUPPRESS)
 
     def validate(self, **kwargs: Any) -> None:
         """RunRecorder prints the results; Lightning's own table would repeat them."""
@@ -206,7 +259,8 @@ class EvaluateCLI(_CLI):
         if not same_data or data.get("fold") != run["fold"]:
             fold = "" if data.get("fold") is None else f"-fold{data.fold}"
             folder = folder / "other_data" / f"{Path(data.root).resolve().name}{fold}"
-        return self.make_trainer(folder, loggers=False, callbacks=[])
+        given = _as_list(self.config_init[self.subcommand].trainer.logger) if self.subcommand == "test" else []
+        return self.make_trainer(folder, [logger for logger in given if is_wandb(logger)], callbacks=[])
 
 
 def _run_folder(checkpoint: str) -> Path:
@@ -229,6 +283,17 @@ def _quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _filled(method: str, settings: Any) -> str:
+    """The method's name with settings' values in place of their names: ``lrkd_mlp,{model.init_args.pooling}``."""
+
+    def value(name: re.Match[str]) -> str:
+        if name[1] not in settings:
+            raise UserError(f"--method {method!r}: this run has no setting {name[1]!r}")
+        return str(settings[name[1]]).replace("/", "_")
+
+    return re.sub(r"\{([^{}]*)\}", value, method)
 
 
 def _as_list(value: Any) -> list[Any]:

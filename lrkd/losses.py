@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrkd.distributed import gather_rows
+
 Reduction = Literal["mean", "sum"]
 
 
@@ -47,25 +49,26 @@ def cosine_distance(latents: Tensor, targets: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(latents, targets, dim=-1)
 
 
-def info_nce(latents: Tensor, targets: Tensor, mask: Tensor, temperature: float = 0.05) -> Tensor:
-    """``-log softmax_j( cos(r_i, e_j) / τ )_i``: a latent must find its own target among those of the batch.
+def info_nce(latents: Tensor, targets: Tensor, mask: Tensor, temperature: float = 0.05, first: int = 0) -> Tensor:
+    """``-log softmax_j( cos(r_i, e_j) / τ )_i``: a latent must find its own target among N.
 
     Contrast is within a perspective: negatives of ``r_{i,p}`` are the targets ``e_{j,p}`` (van den Oord et al. 2018,
     arXiv 1807.03748, eq. 4).
 
     Args:
         latents: (B, P, R).
-        targets: (B, P, R).
-        mask: (B, P) bool; only True entries serve as negatives.
+        targets: (N, P, R), N ≥ B: own targets and further negatives.
+        mask: (N, P) bool; only True entries serve as negatives.
         temperature: τ > 0.
+        first: Where the own targets begin: that of latent ``i`` is target ``first + i``.
 
     Returns:
         (B, P): one value a latent; 0 where there is no target.
     """
     similarity = torch.einsum("ipr,jpr->pij", F.normalize(latents, dim=-1), F.normalize(targets, dim=-1)) / temperature
     similarity = similarity.masked_fill(~mask.T.unsqueeze(1), torch.finfo(similarity.dtype).min)
-    own = torch.log_softmax(similarity, dim=-1).diagonal(dim1=1, dim2=2)  # (P, B)
-    return torch.where(mask, -own.T, 0)
+    own = torch.log_softmax(similarity, dim=-1).diagonal(first, dim1=1, dim2=2)  # (P, B)
+    return torch.where(mask[first : first + len(latents)], -own.T, 0)
 
 
 class Guidance(nn.Module, ABC):
@@ -113,7 +116,7 @@ class CosineGuidance(Guidance):
 
 
 class InfoNCEGuidance(Guidance):
-    """:func:`info_nce` as guidance: the other pairs of the batch (of this process) are the negatives.
+    """:func:`info_nce` as guidance: the other pairs of the batch, on all processes, are the negatives.
 
     Args:
         temperature: τ of the softmax, above 0.
@@ -127,7 +130,8 @@ class InfoNCEGuidance(Guidance):
 
     def forward(self, latents: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         """(B, P)."""
-        return info_nce(latents, targets, mask, self.temperature)
+        every, first = gather_rows(torch.cat([targets, mask.unsqueeze(-1).to(targets.dtype)], -1))
+        return info_nce(latents, every[..., :-1], every[..., -1] > 0, self.temperature, first)
 
 
 def linear_weight(start: float, end: float, progress: float) -> float:

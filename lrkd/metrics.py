@@ -7,7 +7,6 @@ distributed sampler repeated are dropped by row number, and each metric sees the
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,18 +26,20 @@ from lrkd.data.types import LabelSet
 ECE_BINS = 15
 
 
-@dataclass
 class Predicted:
-    """The predictions of a split: N rows, C labels, each row once, in the order of ``pairs.parquet``."""
+    """The predictions of a split: N rows, C labels, each row once, in the order of ``pairs.parquet``.
 
-    row: Tensor
-    """(N,) int64: the pair's row in ``pairs.parquet``."""
-    query: Tensor
-    """(N,) int64: its query group."""
-    label: Tensor
-    """(N,) int64: gold class index, -1 where unknown."""
-    logits: Tensor
-    """(N, C) float32, before temperature."""
+    Not a dataclass: torchmetrics would squeeze the tensors of one when there is a single row.
+
+    Args:
+        row: (N,) int64: the pair's row in ``pairs.parquet``.
+        query: (N,) int64: its query group.
+        label: (N,) int64: gold class index, -1 where unknown.
+        logits: (N, C) float32, before temperature.
+    """
+
+    def __init__(self, row: Tensor, query: Tensor, label: Tensor, logits: Tensor) -> None:
+        self.row, self.query, self.label, self.logits = row, query, label, logits
 
     def labelled(self) -> Predicted:
         """Only the rows whose gold label is known."""
@@ -68,7 +69,10 @@ class Predictions(Metric):
         self.logits.append(logits.float())
 
     def compute(self) -> Predicted:
-        """All rows so far, each once, in order."""
+        """All rows so far, each once, in order.
+
+        Of a row that a sampler gave to several processes, what the first of them said: a stand-in has no label.
+        """
         row = dim_zero_cat(self.row)
         first = _first_of_each(row)
         query, label, logits = (dim_zero_cat(state)[first] for state in (self.query, self.label, self.logits))

@@ -4,12 +4,20 @@ import csv
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from two_processes import fit
+
+from lrkd.data.pairs import read_pairs, write_table
+from lrkd.data.targets import INDEX, VECTORS
+from lrkd.data.types import PAIRS_SCHEMA
 
 CONFIG = Path(__file__).parents[1] / "configs" / "student" / "lrkd_mlp.yaml"
 
@@ -84,3 +92,111 @@ def test_any_row_count_is_predicted_once(runs, batch):  # trap 41
         "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")  # fmt: skip
     ids = pq.read_table(folder / "predict_predictions.parquet")["pair_id"].to_pylist()
     assert len(ids) == len(set(ids)) == 24
+
+
+# The same scenarios in this process and in two others, which run all of them in one go.
+
+
+def small_root(folder, tiny_root, train, val):
+    """``tiny_root`` with some pairs of the training and validation splits only, and no rationales file."""
+    table = read_pairs(tiny_root).to_pylist()
+    left = {"train": train, "val": val}
+    rows = []
+    for row in table:
+        if left.get(row["split"], 0) > 0:
+            left[row["split"]] -= 1
+            rows.append(row)
+    write_table(pa.Table.from_pylist(rows, PAIRS_SCHEMA), folder / "pairs.parquet", PAIRS_SCHEMA)
+    return str(folder)
+
+
+def sparse_targets(folder, targets, pairs):
+    """The target store with the rationales of some pairs only."""
+    shutil.copytree(targets, folder, dirs_exist_ok=True)
+    index = pq.read_table(targets / INDEX)
+    kept = np.isin(index["pair_id"].to_numpy(zero_copy_only=False), pairs)
+    np.save(folder / VECTORS, np.load(targets / VECTORS)[kept])
+    pq.write_table(index.filter(pa.array(kept)), folder / INDEX)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def scenarios(encoder_without_dropout, tiny_root, tiny_targets, tmp_path_factory):
+    base = {
+        "encoder": encoder_without_dropout, "targets": str(tiny_targets), "guidance": "lrkd.losses.InfoNCEGuidance",
+        "target_mode": "unified", "cache": str(tmp_path_factory.mktemp("cache")), "accumulate": 1, "batch": 4,
+    }  # fmt: skip
+    made = {name: tmp_path_factory.mktemp(name) for name in ("all", "odd", "one", "few")}
+    roots = {name: small_root(folder, tiny_root, *{"all": (12, 6), "odd": (11, 5), "one": (1, 1), "few": (12, 1)}[name])
+             for name, folder in made.items()}  # fmt: skip
+    train = [row["pair_id"] for row in read_pairs(roots["all"]).to_pylist() if row["split"] == "train"]
+    with_target = sorted(set(train) & set(pq.read_table(tiny_targets / INDEX)["pair_id"].to_pylist()))
+    sparse = sparse_targets(tmp_path_factory.mktemp("sparse"), tiny_targets, with_target[:3])
+    always = sparse_targets(tmp_path_factory.mktemp("always"), tiny_targets, with_target)
+    one = read_pairs(roots["one"]).to_pylist()[0]["pair_id"]
+    return {
+        "InfoNCE": base | {"root": roots["all"]},
+        "InfoNCE, a latent a perspective, odd rows": base | {"root": roots["odd"], "target_mode": "per_perspective"},
+        "MSE, few rationales": base | {"root": roots["few"], "targets": sparse, "guidance": "lrkd.losses.MSEGuidance"},
+        "InfoNCE, few rationales": base | {"root": roots["few"], "targets": sparse},
+        "fewer rows than processes": base | {"root": roots["one"], "guidance": "lrkd.losses.MSEGuidance"},
+        "a last batch of one row": base | {"root": roots["odd"], "batch": 2, "guidance": "lrkd.losses.MSEGuidance"},
+        "accumulated": base
+        | {"root": roots["odd"], "targets": always, "accumulate": 2, "guidance": "lrkd.losses.CosineGuidance"},
+    }, one
+
+
+@pytest.fixture(scope="module")
+def two(scenarios, tmp_path_factory):
+    """What each of two processes found in each scenario."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "scenarios.json").write_text(json.dumps(scenarios[0]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).with_name("two_processes.py"))]
+    processes = [
+        subprocess.Popen(
+            [*command, str(folder / "scenarios.json"), str(folder / "out.json")],
+            env=os.environ | group | {"LOCAL_RANK": rank, "PYTHONPATH": str(Path(__file__).parents[1])},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        shown = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(text[-3000:] for text in shown)
+    return json.loads((folder / "out.json").read_text())
+
+
+NAMES = ("InfoNCE", "InfoNCE, a latent a perspective, odd rows", "MSE, few rationales", "InfoNCE, few rationales",
+         "fewer rows than processes", "a last batch of one row", "accumulated")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_train_validate_and_predict_as_one(name, scenarios, two):  # traps 20, 25, 30 and 41
+    one, (first, second) = fit(scenarios[0][name], 1), (results[name] for results in two)
+    assert len(first["losses"]) == len(one["losses"])
+    assert first["weights"] == second["weights"]
+    assert first["weights"] == pytest.approx(one["weights"], rel=1e-4, abs=1e-6)  # below it: what softmax cancels
+    assert first["losses"] == [pytest.approx(loss, rel=1e-3, abs=1e-5) for loss in one["losses"]]
+    assert first["rows"] == second["rows"] == one["rows"] == list(range(len(one["rows"])))
+    assert first["gold"] == one["gold"]
+    np.testing.assert_allclose(first["logits"], one["logits"], atol=1e-3)
+    assert first["validated"] == pytest.approx(one["validated"], abs=1e-3, nan_ok=True)
+
+
+def test_the_scenarios_hold_what_they_are_for(scenarios, two):  # trap 25
+    for name in ("MSE, few rationales", "InfoNCE, few rationales"):
+        here = [results[name]["targets_here"] for results in two]
+        alone = [(a == 0) != (b == 0) for a, b in zip(*here, strict=True)]
+        none = [a == b == 0 for a, b in zip(*here, strict=True)]
+        assert sum(alone) >= 2, "steps in which one process has no target and the other has"
+        assert any(none), "steps without any"
+    rows = [[results[name]["rows_here"] for results in two] for name in NAMES[4:6]]
+    assert rows[0] == [[1] * 3, [0] * 3], "the second process has no row of its own"
+    assert min(rows[1][1]) == 0

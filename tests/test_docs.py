@@ -1,4 +1,4 @@
-"""The pages under docs/: what they link to exists, and what docs/extending.md shows runs."""
+"""The pages under docs/: what they link to exists, and what extending.md and extractors.md show runs."""
 
 import os
 import re
@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lrkd import extractors
 from lrkd.__main__ import main
+from lrkd.extractors import Extractor
+from lrkd.hparams import component_factory
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md") if page.is_file()]
@@ -54,19 +58,19 @@ def run_command(line):
         subprocess.run([sys.executable, *words[1:]], check=True, env=os.environ | {"PYTHONPATH": "."})
 
 
-def test_extending_runs_as_it_stands(tmp_path, monkeypatch, capfd):
+def run_page(name, folder, monkeypatch):
     """Blocks that begin with a file's name become that file; the others run in order, Python in one namespace."""
-    page = ROOT / "docs" / "extending.md"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    page = ROOT / "docs" / name
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    blocks = [block for block in BLOCK.findall(page.read_text(encoding="utf-8")) if block[0] not in ("math", "text")]
     assert {kind for kind, _ in blocks} == {"python", "yaml", "bash"}
-    namespace = {"__name__": "docs.extending"}
+    namespace = {"__name__": f"docs.{page.stem}"}
     try:
         for kind, text in blocks:
             if name := FILE_NAME.match(text):
-                file = tmp_path / name[1]
+                file = folder / name[1]
                 file.parent.mkdir(exist_ok=True)
                 file.write_text(text, encoding="utf-8")
             elif kind == "python":
@@ -78,8 +82,45 @@ def test_extending_runs_as_it_stands(tmp_path, monkeypatch, capfd):
     finally:
         for module in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
             del sys.modules[module]
+
+
+def test_extending_runs_as_it_stands(tmp_path, monkeypatch, capfd):
+    run_page("extending.md", tmp_path, monkeypatch)
     for run in ("gated", "huber", "graded", "shallow"):
         assert (tmp_path / f"runs/try/{run}-seed0" / "run.json").is_file()
     shown = capfd.readouterr().out
     assert "passed" in shown
     assert "pass {'class_path': 'my_lab.gated.GatedExtractor'" in shown
+
+
+def test_extractors_runs_as_it_stands(tiny_root, tiny_targets, tmp_path, monkeypatch, capfd):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine").symlink_to(tiny_root)
+    (tmp_path / "data/targets").symlink_to(tiny_targets)
+    run_page("extractors.md", tmp_path, monkeypatch)
+    config = (tmp_path / "runs/query_graph-seed0/config.yaml").read_text()
+    assert "class_path: my_lab.graphs.QueryGraph" in config
+    assert "most: 6" in config
+    shown = capfd.readouterr().out
+    assert "business rule: " in shown, "the latents bear the perspectives' names"
+    assert (tmp_path / "runs/attention.png").stat().st_size > 10_000
+    assert (tmp_path / "runs/red_mug.png").stat().st_size > 10_000
+
+
+def test_overlays_of_extractors_parse(tmp_path):
+    """The graph that is only shown, not trained."""
+    blocks = BLOCK.findall((ROOT / "docs/extractors.md").read_text(encoding="utf-8"))
+    (text,) = [text for kind, text in blocks if kind == "yaml" and "similar.yaml" in text]
+    spec = yaml.safe_load(text)["model"]["init_args"]["extractor"]
+    extractor = component_factory(spec, Extractor, "extractor")(hidden_size=8, target_size=4, num_perspectives=1)
+    assert [type(graph).__name__ for graph in extractor.graph.graphs] == ["WindowGraph", "SimilarityGraph"]
+    assert (extractor.graph.graphs[0].radius, extractor.graph.graphs[1].neighbours) == (1, 3)
+
+
+def test_parameters_that_extractors_states_are_right():
+    text = (ROOT / "docs/extractors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    for name, first, further in rows:
+        one, two = (sum(p.numel() for p in getattr(extractors, name)(384, 384, n).parameters()) for n in (1, 2))
+        assert (f"{one:,}", f"{two - one:,}") == (first, further), name

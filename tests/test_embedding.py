@@ -88,8 +88,17 @@ def test_the_fingerprint_says_how_the_vectors_were_made(finished, encoder, tiny_
         "max_length": 64,
         "dtype": "float32",
         "text": "{rationale}",
+        "precision": "float32",
     }
     assert '"pooling_mode": "mean"' in encoder.pooling
+
+
+def test_bfloat16_computes_in_bfloat16(finished, tiny_root, tiny_sentence_encoder, tmp_path):
+    embed_rationales(root=tiny_root, encoder=tiny_sentence_encoder, out=tmp_path / "brief", precision="bfloat16")
+    brief, full = TargetStore.open(tmp_path / "brief").vectors, TargetStore.open(finished).vectors
+    assert brief.dtype == np.float32
+    assert not np.allclose(brief, full, atol=1e-5)
+    assert (brief * full).sum(1).min() > 0.99
 
 
 def test_half_precision_is_stored_as_such(finished, tiny_root, tiny_sentence_encoder, tmp_path):
@@ -134,7 +143,7 @@ def other_encoders(tmp_path_factory, tiny_sentence_encoder):
 
 
 @pytest.mark.parametrize("unfinished", [False, True], ids=["finished", "unfinished"])
-@pytest.mark.parametrize("change", ["weights", "pooling", "max_length", "dtype", "text", "rationales"])
+@pytest.mark.parametrize("change", ["weights", "pooling", "max_length", "dtype", "text", "precision", "rationales"])
 def test_a_store_made_otherwise_is_refused(
     change, unfinished, finished, root, tiny_sentence_encoder, other_encoders, tmp_path
 ):  # trap 45
@@ -143,7 +152,12 @@ def test_a_store_made_otherwise_is_refused(
     if unfinished:
         (store / "index.parquet").unlink()
         np.save(store / embedding.DONE, np.zeros(52, bool))
-    settings = {"max_length": {"max_length": 16}, "dtype": {"dtype": "float16"}, "text": {"text": "Why: {rationale}"}}
+    settings = {
+        "max_length": {"max_length": 16},
+        "dtype": {"dtype": "float16"},
+        "text": {"text": "Why: {rationale}"},
+        "precision": {"precision": "bfloat16"},
+    }
     encoder = str(other_encoders / change) if change in ("weights", "pooling") else tiny_sentence_encoder
     if change == "rationales":
         rewrite(root, rationale=["changed", *read_rationales(root)["rationale"].to_pylist()[1:]])
@@ -164,6 +178,19 @@ def test_the_same_weights_in_another_place_are_the_same_encoder(finished, tiny_r
     before = contents(finished)
     embed_rationales(root=tiny_root, encoder=str(moved), out=finished)
     assert contents(finished) == before
+
+
+def test_texts_are_batched_by_tokens_not_by_characters(root, tiny_sentence_encoder, encoder, tmp_path, monkeypatch):
+    texts = ["☃" * 90, "shoes " * 9] * 26  # an unknown word is one token, however long
+    rewrite(root, rationale=texts)
+    batches = []
+    inner = encoder.model.encode
+    monkeypatch.setattr(type(encoder.model), "encode", lambda _, t, **kw: batches.append(t) or inner(t, **kw))
+    embed_rationales(root=root, encoder=tiny_sentence_encoder, out=tmp_path / "out", batch_size=26)
+    counts = [set(encoder.token_counts(batch)) for batch in batches]
+    assert [len(batch) for batch in batches] == [26, 26]
+    assert all(len(count) == 1 for count in counts)
+    assert max(counts[0]) > max(counts[1])
 
 
 # Killed and restarted

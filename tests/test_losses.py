@@ -68,6 +68,24 @@ def test_info_nce_by_hand():
     )
 
 
+def test_info_nce_with_negatives_of_other_processes_by_hand():  # trap 20
+    # One latent along the second axis. Its own target, the third of four, is along it: similarity 1. The others are
+    # at 0 and -1; the last is no target. At τ = 1: -log(e / (1 + 1/e + e)).
+    every = torch.tensor([[[1.0, 0.0]], [[0.0, -1.0]], [[0.0, 1.0]], [[0.0, 1.0]]])
+    mask = torch.tensor([[True], [True], [True], [False]])
+    loss = info_nce(torch.tensor([[[0.0, 3.0]]]), every, mask, 1.0, first=2)
+    torch.testing.assert_close(loss, torch.tensor([[math.log(1 + math.exp(-1) + math.exp(1)) - 1]]))
+
+
+def test_info_nce_of_a_part_is_that_part_of_the_whole(random_batch):  # trap 20
+    latents, targets = random_batch
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    mask[1, 0] = mask[4, 2] = False
+    whole = info_nce(latents, targets, mask)
+    for first, last in ((0, 2), (2, 5)):
+        torch.testing.assert_close(info_nce(latents[first:last], targets, mask, first=first), whole[first:last])
+
+
 def test_info_nce_is_cross_entropy_within_each_perspective(random_batch):
     latents, targets = random_batch
     loss = info_nce(latents, targets, torch.ones(5, 3, dtype=torch.bool), 0.1)

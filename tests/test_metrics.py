@@ -294,3 +294,11 @@ def test_the_temperature_stays_in_bounds_where_the_best_is_at_infinity(sign, bou
 
 def test_without_labels_the_temperature_is_one():
     assert fit_temperature(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)) == 1.0
+
+
+def test_a_split_of_one_row_keeps_its_shapes():  # trap 30
+    collected = Predictions()
+    collected.update(torch.tensor([7]), torch.tensor([2]), torch.tensor([1]), torch.zeros(1, 4))
+    found = collected.compute()
+    assert (found.row.shape, found.label.shape, found.logits.shape) == ((1,), (1,), (1, 4))
+    assert found.labelled().row.tolist() == [7]

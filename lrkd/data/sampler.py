@@ -16,8 +16,12 @@ class BatchRequest(NamedTuple):
     epoch: int
     rows: np.ndarray
     """(B,) int64: positions in the data set."""
-    global_size: int
-    """How many rows all processes see in this step together."""
+    repeated: bool
+    """Whether the row is another process's, given to a process that would be without: it must count nowhere."""
+    step_rows: np.ndarray
+    """(N,) int64: all rows of this optimiser step: of all processes and all accumulated batches."""
+    step_batches: int
+    """Processes × accumulated batches: by what DDP and Lightning divide the step's summed gradients."""
 
 
 class LengthBucketSampler(DistributedSampler[BatchRequest]):
@@ -35,6 +39,7 @@ class LengthBucketSampler(DistributedSampler[BatchRequest]):
         seed: Of the shuffle.
         num_replicas: Processes.
         rank: This process.
+        accumulate: Global batches an optimiser step.
         pool: How many global batches are sorted by length together; fewer is more random, more has less padding.
     """
 
@@ -47,15 +52,24 @@ class LengthBucketSampler(DistributedSampler[BatchRequest]):
         seed: int = 0,
         num_replicas: int = 1,
         rank: int = 0,
+        accumulate: int = 1,
         pool: int = 50,
     ) -> None:
         super().__init__(lengths, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.lengths = lengths
         self.batch_size = batch_size
+        self.accumulate = accumulate
         self.pool = pool
+        self.first = 0
+        """How many of the epoch's batches are left out at its beginning."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows a step of all processes together, at most."""
+        return self.batch_size * self.num_replicas
 
     def __len__(self) -> int:
-        return math.ceil(len(self.lengths) / (self.batch_size * self.num_replicas))
+        return math.ceil(len(self.lengths) / self.global_batch_size)
 
     def global_batches(self) -> list[np.ndarray]:
         """The epoch's global batches, of nearly equal size, each an array of rows."""
@@ -69,7 +83,11 @@ class LengthBucketSampler(DistributedSampler[BatchRequest]):
         return [batches[i] for i in rng.permutation(len(batches))] if self.shuffle else batches
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        for batch in self.global_batches():
-            # A process without a row would leave the others waiting: it repeats one, which evaluation drops again.
-            own = batch[self.rank :: self.num_replicas]
-            yield BatchRequest(self.epoch, own if len(own) else batch[:1], len(batch))
+        batches = self.global_batches()
+        for number in range(self.first, len(batches)):
+            begin = number - number % self.accumulate
+            step = np.concatenate(batches[begin : begin + self.accumulate])
+            # A process without a row would leave the others waiting: it repeats one.
+            own = batches[number][self.rank :: self.num_replicas]
+            rows = own if len(own) else batches[number][:1]
+            yield BatchRequest(self.epoch, rows, not len(own), step, self.num_replicas * self.accumulate)

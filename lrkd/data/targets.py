@@ -35,6 +35,7 @@ class Fingerprint:
         dtype: Of the stored vectors.
         text: The template of the embedded text.
         rationales: SHA-256 over the keys, texts and verdicts embedded, in order.
+        precision: In which the encoder computed.
     """
 
     encoder: str
@@ -45,6 +46,7 @@ class Fingerprint:
     dtype: str
     text: str
     rationales: str
+    precision: str = "float32"
 
     def differences(self, other: Fingerprint) -> list[str]:
         """The fields in which two fingerprints differ, with both values.
@@ -207,6 +209,11 @@ class Targets:
         """(N, P) bool: which pairs have which target."""
         return (np.diff(self._offsets) > 0).reshape(-1, self.num_latents)
 
+    def present_of(self, rows: np.ndarray) -> np.ndarray:
+        """(B, P) bool: which of some pairs have which target, before centring."""
+        cell = rows[:, None] * self.num_latents + np.arange(self.num_latents)
+        return self._offsets[cell + 1] > self._offsets[cell]
+
     def _means(self, rows: np.ndarray, draw: np.ndarray | None = None) -> np.ndarray:
         """Mean rationale vectors (B, P, R) at unit length; 0 where there is none."""
         cell = (rows[:, None] * self.num_latents + np.arange(self.num_latents)).ravel()
@@ -257,7 +264,7 @@ class Targets:
         """
         draw = _hashed_uniform(rows, epoch, seed) if self.mode == "sampled" else None
         targets = self._means(rows, draw)
-        mask = self.present[rows]
+        mask = self.present_of(rows)
         if self.centre is not None:
             targets = targets - self.centre[self._group[rows]]
             mask = mask & (np.linalg.norm(targets, axis=-1) > 1e-6)  # a target that is its own mean points nowhere

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,6 +26,7 @@ from lrkd.data.types import ItemText
 from lrkd.errors import UserError
 
 TOKEN = np.int32
+ENCODE_TEXTS = 2048
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,8 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
     if folder.is_dir():
         return folder
     backend = _backend(tokenizer)
-    partial = folder.with_name(folder.name + ".partial")
+    # Runs that start at once, on several machines too, may each make it; the first to end stays.
+    partial = folder.with_name(f"{folder.name}.{platform.node()}-{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     batches = -(-open_parquet(pairs_path(root)).metadata.num_rows // BATCH_ROWS)
@@ -221,11 +225,17 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
     with _FlatWriter(partial, "query") as queries, _FlatWriter(partial, "item") as items:
         for table in track(pieces, description="Tokenising", total=batches, transient=True):
             unique = table["query"].combine_chunks().dictionary_encode()
-            encoded = _encode(backend, unique.dictionary.to_pylist())
+            encoded = list(chain.from_iterable(_encode(backend, unique.dictionary.to_pylist())))
             queries.write([encoded[i] for i in unique.indices.to_pylist()])
-            items.write(_encode(backend, _item_texts(table, item_text)))
+            for piece in _encode(backend, _item_texts(table, item_text)):
+                items.write(piece)
     (partial / "fingerprint.json").write_text(json.dumps(fingerprint, indent=2))
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial)
+        if not folder.is_dir():
+            raise
     return folder
 
 
@@ -235,8 +245,11 @@ def _item_texts(table: pa.Table, item_text: ItemText) -> list[str]:
     return [item_text.render(item) for item in table.select(item_text.fields).to_pylist()]
 
 
-def _encode(backend: Any, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+def _encode(backend: Any, texts: list[str]) -> Iterator[list[list[int]]]:
+    """The texts' tokens, some texts at a time: their encodings hold far more than the ids."""
+    for start in range(0, len(texts), ENCODE_TEXTS):
+        piece = texts[start : start + ENCODE_TEXTS]
+        yield [encoding.ids for encoding in backend.encode_batch_fast(piece, add_special_tokens=False)]
 
 
 class _FlatWriter:
@@ -249,8 +262,7 @@ class _FlatWriter:
         self.files = [path.open("wb") for path in self.paths]
         return self
 
-    def write(self, texts: Iterable[list[int]]) -> None:
-        texts = list(texts)
+    def write(self, texts: list[list[int]]) -> None:
         np.fromiter(chain.from_iterable(texts), TOKEN).tofile(self.files[0])
         np.fromiter(map(len, texts), np.int32, len(texts)).tofile(self.files[1])
 

@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lrkd.data.loader import ResumableLoader
 from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
 from lrkd.data.rationales import rationales_path, read_rationales
 from lrkd.data.sampler import BatchRequest, LengthBucketSampler
 from lrkd.data.targets import Centring, TargetMode, Targets, TargetStore
 from lrkd.data.tokens import PairLayout, TokenCache, build_token_cache, load_flat
-from lrkd.data.types import SPLITS, ItemText, LabelSet, TripleBatch, normalise_query
+from lrkd.data.types import SPLITS, ItemText, LabelSet, StepTotals, TripleBatch, normalise_query
 from lrkd.errors import UserError
 from lrkd.pretrained import resolve
 
@@ -33,6 +34,7 @@ class PairDataset(Dataset[TripleBatch]):
         label: (all rows,) class index or -1.
         query: (all rows,) query group.
         targets: The root's targets, if there are any.
+        num_labels: C.
         seed: Decides which rationale is drawn where one is drawn an epoch.
     """
 
@@ -43,10 +45,11 @@ class PairDataset(Dataset[TripleBatch]):
         label: np.ndarray,
         query: np.ndarray,
         targets: Targets | None,
+        num_labels: int,
         seed: int,
     ) -> None:
-        self.rows, self.tokens, self.label, self.query, self.targets, self.seed = (
-            rows, tokens, label, query, targets, seed,
+        self.rows, self.tokens, self.label, self.query, self.targets, self.num_labels, self.seed = (
+            rows, tokens, label, query, targets, num_labels, seed,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -58,13 +61,25 @@ class PairDataset(Dataset[TripleBatch]):
         batch = TripleBatch(
             row=torch.from_numpy(rows),
             query=torch.from_numpy(self.query[rows]),
-            label=torch.from_numpy(self.label[rows]),
+            label=torch.from_numpy(np.where(request.repeated, -1, self.label[rows])),
+            step=self._totals(self.rows[request.step_rows], request.step_batches),
             **made,
         )
         if self.targets is not None:
             targets, mask = self.targets.batch(rows, request.epoch, self.seed)
-            batch.targets, batch.target_mask = torch.from_numpy(targets), torch.from_numpy(mask)
+            batch.targets, batch.target_mask = (
+                torch.from_numpy(targets),
+                torch.from_numpy(mask & (not request.repeated)),
+            )
         return batch
+
+    def _totals(self, rows: np.ndarray, batches: int) -> StepTotals:
+        label = self.label[rows]
+        return StepTotals(
+            labels=torch.from_numpy(np.bincount(label[label >= 0], minlength=self.num_labels)),
+            targets=torch.tensor(int(self.targets.present_of(rows).sum()) if self.targets is not None else 0),
+            batches=torch.tensor(batches),
+        )
 
 
 def _as_is(batch: Any) -> Any:
@@ -142,6 +157,8 @@ class TripleDataModule(L.LightningDataModule):
         self._labels = LabelSet.load(label_set)
         self._store = TargetStore.open(targets) if targets is not None and Path(targets).is_dir() else None
         self._dataset: dict[str, PairDataset] = {}
+        self._train_loader: ResumableLoader | None = None
+        self._resumed: dict[str, Any] | None = None
 
     # What the model is told (see lrkd.cli): links read these right after __init__, before any file of pairs is read.
 
@@ -217,7 +234,7 @@ class TripleDataModule(L.LightningDataModule):
                     f"({'fold ' + str(self.fold) if self.fold is not None else 'column split'}); "
                     "see `python -m lrkd data split`"
                 )
-            self._dataset[split] = PairDataset(rows, self.tokens, label, query, targets, self.seed)
+            self._dataset[split] = PairDataset(rows, self.tokens, label, query, targets, len(self._labels), self.seed)
 
     def _split_rows(self, query: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of train, val, test and all."""
@@ -295,8 +312,9 @@ class TripleDataModule(L.LightningDataModule):
         return fingerprint
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in checkpoints, so that a run is not resumed on other data."""
-        return {"fingerprint": self.fingerprint()}
+        """Kept in checkpoints: so that a run is not resumed on other data, and goes on in the middle of an epoch."""
+        place = self._train_loader.state_dict() if self._train_loader is not None else None
+        return {"fingerprint": self.fingerprint(), "train_loader": place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on other pairs, rationales or targets.
@@ -312,6 +330,8 @@ class TripleDataModule(L.LightningDataModule):
                     f"cannot resume: the checkpoint was trained on other {' and '.join(different)} than "
                     f"{self.root} and {self.targets} hold now; start a new run without --ckpt_path"
                 )
+            # Lightning would hand it to the loader, but not to one that it asks for before (for the number of steps).
+            self._resumed = state_dict.get("train_loader")
 
     def _loader(self, split: Split, *, train: bool = False) -> DataLoader[TripleBatch]:
         dataset = self._dataset[split]
@@ -323,19 +343,26 @@ class TripleDataModule(L.LightningDataModule):
             seed=self.seed,
             num_replicas=world,
             rank=rank,
+            accumulate=self.trainer.accumulate_grad_batches if train and self.trainer is not None else 1,
         )
-        return DataLoader(
+        return (ResumableLoader if train else DataLoader)(
             dataset,
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_as_is,
+            generator=torch.Generator(),  # of its own: making an iterator then leaves the model's dropout alone
         )
 
     def train_dataloader(self) -> DataLoader[TripleBatch]:
         """Shuffled batches of like length."""
-        return self._loader("train", train=True)
+        loader = self._loader("train", train=True)
+        if isinstance(loader, ResumableLoader):
+            if self._resumed is not None:
+                loader.load_state_dict(self._resumed)
+            self._train_loader = loader
+        return loader
 
     def val_dataloader(self) -> DataLoader[TripleBatch]:
         """Every validation pair once."""

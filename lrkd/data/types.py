@@ -182,6 +182,21 @@ def normalise_query(query: str) -> str:
 
 
 @dataclass
+class StepTotals:
+    """What an optimiser step sees in all its batches together: those of every process, and those accumulated.
+
+    The losses are means over the step, so they divide by these totals, which every process knows beforehand.
+    """
+
+    labels: Tensor
+    """(C,) int64: how many pairs of each label."""
+    targets: Tensor
+    """() int64: how many targets."""
+    batches: Tensor
+    """() int64: how many batches: processes × accumulated batches."""
+
+
+@dataclass
 class TripleBatch:
     """What the student sees of B pairs: token ids, labels and, where there are any, targets.
 
@@ -201,8 +216,10 @@ class TripleBatch:
     type_ids: Tensor
     """(B, L) int64: the tokenizer's token type ids (all 0 for encoders that have none)."""
     label: Tensor
-    """(B,) int64: class index, -1 where the label is unknown."""
+    """(B,) int64: class index, -1 where the label is unknown or the pair stands in for a process without one."""
     targets: Tensor | None = None
     """(B, P, R) float: unit-length targets; 0 where there is none."""
     target_mask: Tensor | None = None
     """(B, P) bool: True where the pair has that target."""
+    step: StepTotals | None = None
+    """The optimiser step that this batch is a part of; None: the batch is all of it."""

@@ -1,1 +1,1 @@
-"""Evaluation: finished runs compared."""
+"""Evaluation: finished runs compared, and what a student's latents look at."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrkd.errors import UserError
 from lrkd.extractors.base import Extractor, TokenStates
 from lrkd.extractors.token_graph import LexicalGraph, TokenGraph, UnionGraph, WindowGraph, make_graph
 
@@ -18,10 +19,10 @@ class GATExtractor(Extractor):
     The nodes are the token states, reduced to the graph's width G, and P learned rationale tokens. Tokens hear tokens
     along the edges of ``graph``; a rationale token hears every token of its pair; every node hears itself. With x the
     nodes and N(i) whom i hears, a layer is ``x_i ← LayerNorm(x_i + ELU(Σ_{j ∈ N(i)} α_ij W_s x_j + b))`` with several
-    heads, concatenated. For ``gatv2`` ``α_ij = softmax_j(aᵀ LeakyReLU(W_t x_i + W_s x_j))`` (Brody et al. 2022, arXiv
-    2105.14491, eq. 7), for ``gat`` ``α_ij = softmax_j(LeakyReLU(a_tᵀ W x_i + a_sᵀ W x_j))``, ``W_s = W`` (Veličković
-    et al. 2018, arXiv 1710.10903, eq. 3). The last layer is only computed for the rationale tokens;
-    ``r_p = W x_p + b``.
+    heads, concatenated. For ``gatv2`` ``α_ij = softmax_j(aᵀ LeakyReLU(W_t x_i + W_s x_j))``, W_t and W_s with biases
+    (Brody et al. 2022, arXiv 2105.14491, eq. 7); for ``gat`` ``α_ij = softmax_j(LeakyReLU(a_tᵀ W x_i + a_sᵀ W x_j))``,
+    ``W_s = W`` (Veličković et al. 2018, arXiv 1710.10903, eq. 3). The last layer is only computed for the rationale
+    tokens; ``r_p = W x_p + b``.
 
     It computes in float32 under autocast: sums over edges lose too much in 16 bits, and are a small part of the work.
 
@@ -55,14 +56,14 @@ class GATExtractor(Extractor):
     ) -> None:
         super().__init__(hidden_size, target_size, num_perspectives)
         if num_layers < 2:
-            raise ValueError(f"num_layers is at least 2 (one layer's latents never see the edges), got {num_layers}")
+            raise UserError(f"num_layers is at least 2 (one layer's latents never see the edges), got {num_layers}")
         if width % heads:
-            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+            raise UserError(f"width {width} is not a multiple of heads {heads}")
         from torch_geometric.nn import GATConv, GATv2Conv
 
         kinds = {"gatv2": GATv2Conv, "gat": GATConv}
         if layer not in kinds:
-            raise ValueError(f"layer is 'gatv2' or 'gat', got {layer!r}")
+            raise UserError(f"layer is 'gatv2' or 'gat', got {layer!r}")
         self.graph = make_graph(graph if graph is not None else UnionGraph([WindowGraph(), LexicalGraph()]))
         self.reduce = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
         self.rationale_tokens = nn.Parameter(torch.randn(num_perspectives, width))

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lrkd.errors import UserError
 from lrkd.extractors.base import Extractor, TokenStates
 
 Reduction = Literal["attention", "mean"]
@@ -48,9 +49,9 @@ class PolyEncoderExtractor(Extractor):
     ) -> None:
         super().__init__(hidden_size, target_size, num_perspectives)
         if num_codes < 1:
-            raise ValueError(f"num_codes is at least 1, got {num_codes}")
+            raise UserError(f"num_codes is at least 1, got {num_codes}")
         if reduction not in ("attention", "mean"):
-            raise ValueError(f"reduction is 'attention' or 'mean', got {reduction!r}")
+            raise UserError(f"reduction is 'attention' or 'mean', got {reduction!r}")
         self.reduction = reduction
         self.norm = nn.LayerNorm(hidden_size)
         self.codes = nn.Parameter(torch.randn(num_perspectives, num_codes, hidden_size))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrkd.errors import UserError
 from lrkd.extractors.base import TokenStates
 from lrkd.hparams import component_factory
 
@@ -44,7 +45,7 @@ class WindowGraph(TokenGraph):
 
     def __init__(self, radius: int = 2) -> None:
         if radius < 1:
-            raise ValueError(f"radius is at least 1, got {radius}")
+            raise UserError(f"radius is at least 1, got {radius}")
         self.radius = radius
 
     def adjacency(self, tokens: TokenStates) -> Tensor:
@@ -72,7 +73,7 @@ class LexicalGraph(TokenGraph):
 
     def __init__(self, max_links: int = 4) -> None:
         if max_links < 1:
-            raise ValueError(f"max_links is at least 1, got {max_links}")
+            raise UserError(f"max_links is at least 1, got {max_links}")
         self.max_links = max_links
 
     def adjacency(self, tokens: TokenStates) -> Tensor:
@@ -90,7 +91,7 @@ class SimilarityGraph(TokenGraph):
 
     def __init__(self, neighbours: int = 2) -> None:
         if neighbours < 1:
-            raise ValueError(f"neighbours is at least 1, got {neighbours}")
+            raise UserError(f"neighbours is at least 1, got {neighbours}")
         self.neighbours = neighbours
 
     def adjacency(self, tokens: TokenStates) -> Tensor:
@@ -121,7 +122,7 @@ class UnionGraph(TokenGraph):
 
     def __init__(self, graphs: list[TokenGraph]) -> None:
         if not graphs:
-            raise ValueError("graphs is empty; give at least one")
+            raise UserError("graphs is empty; give at least one")
         self.graphs = [make_graph(graph) for graph in graphs]
 
     def adjacency(self, tokens: TokenStates) -> Tensor:

@@ -15,10 +15,10 @@ KEEP_STEPS = 1 << 15  # the keep probability is a multiple of 2^-15
 def fast_dropout(x: Tensor, p: float) -> Tensor:
     """Inverted dropout as :func:`torch.nn.functional.dropout` in training, with a faster generator on CPU.
 
-    torch draws one Mersenne-Twister number an element there (unless the CPU is Intel's); here NumPy's SFC64 draws four
-    elements at once, and the elements are dropped by bit masks. The generator is seeded from torch's at every call, so
-    a seed, or a checkpoint that holds torch's generator state, decides everything. Other devices, double precision and
-    compiled code use torch's own.
+    There, torch draws one Mersenne-Twister number an element, one by one. Here NumPy's SFC64 draws four elements
+    at once, and bit masks drop them. The generator is seeded from torch's at every call, so a seed, or a checkpoint
+    that holds torch's generator state, decides everything. Other devices, double precision and compiled code use
+    torch's own.
 
     Args:
         x: Any shape, float.

@@ -46,8 +46,8 @@ class StudentLRKD(L.LightningModule):
     gradient at the encoder's last states over that of CE's), ``train/lambda``; ``val/...`` and ``test/...`` as in
     :func:`lrkd.metrics.relevance_metrics`, ``val/ce``, and ``val/guidance_r2`` (:func:`lrkd.metrics.within_query_r2`).
     The temperature is fitted on the validation split after every epoch, so each checkpoint holds its own. The means
-    over a batch are means over all processes' rows, so that two processes train as one with twice the batch (but the
-    negatives of InfoNCE are those of the own process).
+    are over all rows of an optimiser step (:class:`lrkd.data.types.StepTotals`), so that two processes, or two
+    accumulated batches, train as one batch of both sizes (but InfoNCE's negatives are those of one accumulated batch).
 
     Args:
         encoder: The encoder: a hub name, a path, or ``pkg:package/folder``.
@@ -200,7 +200,7 @@ class StudentLRKD(L.LightningModule):
     def training_step(self, batch: TripleBatch, batch_idx: int) -> Tensor:
         """CE plus weighted guidance."""
         output = self(batch)
-        ce = self._cross_entropy(output.logits, batch.label)
+        ce = self._cross_entropy(output.logits, batch)
         logs = {"train/ce": ce.detach()}
         loss = ce
         guidance = self._guidance(output.latents, batch)
@@ -219,26 +219,26 @@ class StudentLRKD(L.LightningModule):
     def _logs_this_step(self) -> bool:
         return self.trainer.global_step == 0 or (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
-    def _cross_entropy(self, logits: Tensor, label: Tensor) -> Tensor:
-        weight = self.class_weight
+    def _cross_entropy(self, logits: Tensor, batch: TripleBatch) -> Tensor:
+        weight, label = self.class_weight, batch.label
         each = F.cross_entropy(
-            logits.float(), label, weight, reduction="none", label_smoothing=self.hparams["label_smoothing"]
+            logits.float(),
+            label,
+            weight,
+            reduction="none",
+            ignore_index=-1,
+            label_smoothing=self.hparams["label_smoothing"],
         )
-        return self._mean(each, weight[label])
+        labels = batch.step.labels if batch.step else torch.bincount(label[label >= 0], minlength=len(weight))
+        return _step_mean(each, (weight * labels).sum(), batch)
 
     def _guidance(self, latents: Tensor | None, batch: TripleBatch) -> Tensor | None:
         """The mean guidance over the targets there are; 0 where the batch has none."""
         if self.guidance is None or latents is None or batch.targets is None or batch.target_mask is None:
             return None
         each = self.guidance(latents.float(), batch.targets, batch.target_mask)
-        return self._mean(torch.where(batch.target_mask, each, 0), batch.target_mask.float())
-
-    def _mean(self, values: Tensor, weight: Tensor) -> Tensor:
-        """Σ values / Σ weight over all processes; scaled so that DDP's mean of gradients is the gradient of that."""
-        total = weight.sum()
-        if self.trainer.world_size > 1:
-            total = self.all_gather(total).sum() / self.trainer.world_size  # type: ignore[union-attr]
-        return values.sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
+        targets = batch.step.targets if batch.step else batch.target_mask.sum()
+        return _step_mean(torch.where(batch.target_mask, each, 0), targets.float(), batch)
 
     # Evaluation
 
@@ -345,6 +345,12 @@ class StudentLRKD(L.LightningModule):
         """
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         refuse_different_hyperparameters(dict(self.hparams), dict(saved))
+
+
+def _step_mean(values: Tensor, total: Tensor, batch: TripleBatch) -> Tensor:
+    """This batch's part of Σ values / total over the optimiser step, times the batches by which the trainer divides."""
+    batches = batch.step.batches if batch.step else 1
+    return values.sum() * batches / total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def _gradient_ratio(guidance: Tensor, ce: Tensor, states: Tensor) -> Tensor:

@@ -30,15 +30,39 @@ def test_every_row_comes_once_an_epoch_and_every_rank_has_as_many_batches(world,
         assert {len(own) for own in steps} == {len(sampler) for sampler in made} == {len(steps[0])}
         seen = []
         for step in zip(*steps, strict=True):
-            assert len({request.global_size for request in step}) == 1
+            (together,) = {tuple(request.step_rows.tolist()) for request in step}
             assert {request.epoch for request in step} == {rows}
             for rank, request in enumerate(step):
                 assert 1 <= len(request.rows) <= batch_size
-                if rank < request.global_size:
+                assert request.repeated == (rank >= len(together))
+                assert request.step_batches == world
+                if not request.repeated:
                     seen += request.rows.tolist()
                 else:  # a rank that would be empty repeats one row of the global batch
                     assert request.rows.tolist() == step[0].rows[:1].tolist()
+            assert sorted(together) == sorted(r for request in step for r in request.rows if not request.repeated)
         assert sorted(seen) == list(range(rows))
+
+
+def test_an_optimiser_step_is_all_processes_accumulated_batches_and_the_last_is_shorter():  # trap 2
+    # 20 rows on 2 processes with 2 each: 5 global batches of 4; 2 a step: steps of 8, 8 and 4 rows.
+    ranks = [list(sampler) for sampler in samplers(20, 2, batch_size=2, accumulate=2)]
+    for own in ranks:
+        assert [len(request.step_rows) for request in own] == [8, 8, 8, 8, 4]
+        assert [request.step_batches for request in own] == [4] * 5
+    for first, second in ((0, 1), (2, 3)):
+        parts = [own[number].rows for own in ranks for number in (first, second)]
+        assert sorted(np.concatenate(parts)) == sorted(ranks[0][first].step_rows) == sorted(ranks[1][second].step_rows)
+
+
+def test_the_first_batches_can_be_left_out():  # trap 38
+    whole = [request.rows.tolist() for request in samplers(60, 1, epoch=2, accumulate=2)[0]]
+    (sampler,) = samplers(60, 1, epoch=2, accumulate=2)
+    sampler.first = 3
+    rest = list(sampler)
+    assert [request.rows.tolist() for request in rest] == whole[3:]
+    assert len(rest[0].step_rows) == 8, "the step that batch 3 ends is batches 2 and 3"
+    assert len(sampler) == 15
 
 
 def test_no_rows_no_batches():

@@ -177,10 +177,12 @@ def test_a_cache_that_was_left_unfinished_is_made_anew(tiny_encoder, tmp_path, m
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_a_file_read_in_pieces_gives_the_same_cache(tiny_encoder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("batch_rows", "encode_texts"), [(2, 100), (100, 2)])
+def test_a_file_read_in_pieces_gives_the_same_cache(batch_rows, encode_texts, tiny_encoder, tmp_path, monkeypatch):
     root, tokenizer = write_root(tmp_path / "root"), AutoTokenizer.from_pretrained(tiny_encoder)
     whole = build_token_cache(root, tokenizer, ItemText(), tmp_path / "whole")
-    monkeypatch.setattr(tokens, "iter_pairs", functools.partial(iter_pairs, batch_rows=2))
+    monkeypatch.setattr(tokens, "iter_pairs", functools.partial(iter_pairs, batch_rows=batch_rows))
+    monkeypatch.setattr(tokens, "ENCODE_TEXTS", encode_texts)
     pieces = build_token_cache(root, tokenizer, ItemText(), tmp_path / "pieces")
     for name in ("query.ids", "query.lengths", "item.ids", "item.lengths"):
         assert (pieces / name).read_bytes() == (whole / name).read_bytes()

