@@ -19,14 +19,14 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from lrkd.allocator import keep_freed_memory
-from lrkd.callbacks import RunRecorder
-from lrkd.checkpoints import LastCheckpoint
 from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
-from lrkd.resume import Resume
-from lrkd.wandb_report import WandbReport, is_wandb, require_wandb
+from lrkd.tracking.report import WandbReport, is_wandb, require_wandb
+from lrkd.training.allocator import keep_freed_memory
+from lrkd.training.checkpoints import LastCheckpoint
+from lrkd.training.recorder import RunRecorder
+from lrkd.training.resume import Resume
 
 # What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
 # owns label set, target size and number of latents).

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lrkd.data.types import TripleBatch
 from lrkd.extractors import TokenStates
 from lrkd.pretrained import resolve
-from lrkd.student.attention import use_fast_attention
+from lrkd.student.attention_kernel import use_fast_attention
 from lrkd.student.dropout import replace_dropout
 
 Pooling = Literal["cls", "mean"]

@@ -19,7 +19,7 @@ from lrkd.runs import read_run
 
 wandb = pytest.importorskip("wandb")
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 BLOCK, HEADER = 32768, 7
 
 
@@ -190,10 +190,10 @@ def test_examples_have_rationale_prediction_and_gold(runs, tiny_root):
 
 def test_examples_are_the_same_pairs_whatever_the_order(tiny_root, monkeypatch):
     from lrkd.data.types import LABEL_SETS
-    from lrkd.wandb_examples import examples
+    from lrkd.tracking.examples import examples
 
     labels = LABEL_SETS["esci"].labels
-    monkeypatch.setattr("lrkd.wandb_examples.EXAMPLES", 8)
+    monkeypatch.setattr("lrkd.tracking.examples.EXAMPLES", 8)
     table = pq.read_table(tiny_root / "pairs.parquet").select(["pair_id", "query", "label"])
     for label in labels:
         table = table.append_column(f"p/{label}", pa.array([0.25] * table.num_rows))
@@ -339,7 +339,7 @@ def test_a_checkpoint_callback_of_the_user_s_own_is_not_in_the_way(options, tmp_
 
 
 def test_a_reference_is_a_new_version_when_the_content_changes_not_the_place(tiny_root, tmp_path):
-    from lrkd.wandb_lineage import _reference
+    from lrkd.tracking.lineage import _reference
 
     def digest(folder):
         return _reference("pairs", "pairs", [folder / "pairs.parquet"], {}).digest
@@ -371,7 +371,7 @@ def test_without_a_wandb_logger_wandb_is_not_imported():
 
 @pytest.mark.parametrize("command", ["fit", "test"])
 def test_a_wandb_logger_without_wandb_says_how_to_get_it(command, options, runs, place, monkeypatch, capsys):
-    monkeypatch.setattr("lrkd.wandb_report.find_spec", lambda name: None)
+    monkeypatch.setattr("lrkd.tracking.report.find_spec", lambda name: None)
     args = options if command == "fit" else ["--ckpt_path", best(place, 0)]
     with pytest.raises(SystemExit):
         main([command, *args])

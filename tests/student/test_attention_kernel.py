@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lrkd.student.attention import NAME, attention
+from lrkd.student.attention_kernel import NAME, attention
 from lrkd.student.encoder import load_encoder
 
 MASKS = {

@@ -4,11 +4,11 @@ import lightning as L
 import pytest
 import torch
 
-from lrkd.compilation import CompileEncoder
 from lrkd.data.triples import TripleDataModule
 from lrkd.data.types import LabelSet
 from lrkd.errors import UserError
 from lrkd.student import StudentLRKD
+from lrkd.training.compilation import CompileEncoder
 
 
 def test_compiled_trains_as_plain_and_checkpoints_do_not_tell(

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lrkd.__main__ import main
-from lrkd.resume import drop_rows_from, generator_states, set_generator_states
+from lrkd.training.resume import drop_rows_from, generator_states, set_generator_states
 
-CONFIG = Path(__file__).parents[1] / "configs" / "student" / "lrkd_mlp.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "student" / "lrkd_mlp.yaml"
 KILL = """
 import os
 import signal
@@ -54,7 +54,7 @@ def killed(command, folder, batch, *options):
     done = subprocess.run(
         [sys.executable, "-m", "lrkd", *command, *callback, "--trainer.default_root_dir", str(folder), *options],
         capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{folder}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{folder}", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     return folder / "lrkd_mlp-seed0"
@@ -152,7 +152,7 @@ class Stop(Exception):
 
 def interrupted(command, folder, batch, monkeypatch, *options):
     """As :func:`killed`, within this process: for what a kill would not change."""
-    from lrkd.callbacks import RunRecorder
+    from lrkd.training.recorder import RunRecorder
 
     def stop(self, trainer, *_):
         if trainer.fit_loop.total_batch_idx == batch:

@@ -12,13 +12,13 @@ import pyarrow as pa
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
-from lrkd.callbacks import predictions_table
 from lrkd.data.triples import TripleDataModule
 from lrkd.errors import UserError
 from lrkd.runs import read_run
 from lrkd.student import StudentLRKD
-from lrkd.wandb_examples import confusion_matrix, examples
-from lrkd.wandb_lineage import checkpoint_artifact, declare_input, pairs_artifact, target_artifacts, valid_name
+from lrkd.tracking.examples import confusion_matrix, examples
+from lrkd.tracking.lineage import checkpoint_artifact, declare_input, pairs_artifact, target_artifacts, valid_name
+from lrkd.training.recorder import predictions_table
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -37,7 +37,7 @@ class WandbReport(Callback):
 
     Logged when ``fit`` ends: ``best/<monitored metric>``, and ``val/examples`` and ``val/confusion_matrix`` of the best
     epoch; after ``test``: ``test/confusion_matrix``. Pairs, rationales and targets are artifacts that the run uses, the
-    best checkpoint is one that it makes (:mod:`lrkd.wandb_lineage`).
+    best checkpoint is one that it makes (:mod:`lrkd.tracking.lineage`).
 
     Args:
         logger: The trainer's W&B logger, before it has begun a W&B run.

@@ -27,7 +27,7 @@ def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table
     seed, method or order, so that W&B can join the tables of several runs by pair_id.
 
     Args:
-        predictions: The split's predictions (:func:`lrkd.callbacks.predictions_table`).
+        predictions: The split's predictions (:func:`lrkd.training.recorder.predictions_table`).
         root: The data root, for titles and rationales; it may have no rationales.
         labels: The labels in order.
 
@@ -76,7 +76,7 @@ def confusion_matrix(predictions: pa.Table, labels: tuple[str, ...], title: str)
     """Gold against predicted labels.
 
     Args:
-        predictions: The split's predictions (:func:`lrkd.callbacks.predictions_table`), all with a gold label.
+        predictions: The split's predictions (:func:`lrkd.training.recorder.predictions_table`), all with a gold label.
         labels: The labels in order.
         title: The chart's title.
     """

@@ -7,7 +7,7 @@ import pytest
 COUNT = """
 import resource, sys
 import torch
-from lrkd.allocator import keep_freed_memory
+from lrkd.training.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 torch.ones(12_000_000)

@@ -1,0 +1,1 @@
+"""Weights & Biases: a run's place among others, examples, confusion matrices, lineage."""
