@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from lrkd.data.audit_report import print_report
 from lrkd.data.pairs import read_pairs
 from lrkd.data.rationales import rationales_path, read_rationales
-from lrkd.data.split import group_queries
+from lrkd.data.split_rows import group_queries
 from lrkd.data.types import SPLITS, ItemText, LabelSet
 from lrkd.data.verdicts import EXAMPLES, distinct, judge_rationales, share
 from lrkd.errors import UserError

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from lrkd.data.pairs import ParquetSink, iter_pairs, pairs_path, read_pairs
 from lrkd.data.rationales import rationales_path
-from lrkd.data.types import PAIRS_FILE, PAIRS_SCHEMA, RATIONALES_FILE, SPLITS, normalise_query
+from lrkd.data.split_rows import group_queries
+from lrkd.data.types import PAIRS_FILE, PAIRS_SCHEMA, RATIONALES_FILE, SPLITS
 from lrkd.errors import UserError
 
 NOWHERE = -1
@@ -115,16 +116,6 @@ def assign_groups(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float
         lack[best] -= row
         place[number] = used[best]
     return place[group]
-
-
-def group_queries(queries: pa.ChunkedArray) -> np.ndarray:
-    """The number (N,) of every query's group: queries that are the same under :func:`normalise_query` share one."""
-    distinct = queries.combine_chunks().dictionary_encode()
-    if isinstance(distinct, pa.ChunkedArray):
-        distinct = distinct.combine_chunks()
-    normal = pa.array([normalise_query(query) for query in distinct.dictionary.to_pylist()], pa.string())
-    group = normal.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    return np.asarray(group[distinct.indices.to_numpy(zero_copy_only=False)], np.int64)
 
 
 def label_numbers(labels: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

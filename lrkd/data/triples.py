@@ -16,9 +16,10 @@ from lrkd.data.loader import ResumableLoader
 from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
 from lrkd.data.rationales import rationales_path, read_rationales
 from lrkd.data.sampler import BatchRequest, LengthBucketSampler
+from lrkd.data.split_rows import group_queries, split_rows
 from lrkd.data.targets import Centring, TargetMode, Targets, TargetStore
 from lrkd.data.tokens import PairLayout, TokenCache, build_token_cache, load_flat
-from lrkd.data.types import SPLITS, ItemText, LabelSet, StepTotals, TripleBatch, normalise_query
+from lrkd.data.types import SPLITS, ItemText, LabelSet, StepTotals, TripleBatch
 from lrkd.errors import UserError
 from lrkd.pretrained import resolve
 
@@ -216,10 +217,10 @@ class TripleDataModule(L.LightningDataModule):
         self.pairs = read_pairs(self.root, columns=columns, labels=self._labels)
         label = pc.index_in(self.pairs["label"], value_set=pa.array(self._labels.labels))
         label = label.fill_null(-1).to_numpy().astype(np.int64)
-        queries = self.pairs["query"].combine_chunks().dictionary_encode()
-        normalised = pa.array([normalise_query(query) for query in queries.dictionary.to_pylist()], pa.string())
-        query = normalised.dictionary_encode().indices.to_numpy()[queries.indices.to_numpy()].astype(np.int64)
-        self._rows = self._split_rows(query)
+        query = group_queries(self.pairs["query"])
+        self._rows = split_rows(
+            self.pairs, query, self.root, fold=self.fold, val_fraction=self.val_fraction, seed=self.split_seed
+        )
         self.tokens = self._token_cache()
         known = self._rows["train"][label[self._rows["train"]] >= 0]
         self.label_counts = np.bincount(label[known], minlength=len(self._labels))
@@ -235,25 +236,6 @@ class TripleDataModule(L.LightningDataModule):
                     "see `python -m lrkd data split`"
                 )
             self._dataset[split] = PairDataset(rows, self.tokens, label, query, targets, len(self._labels), self.seed)
-
-    def _split_rows(self, query: np.ndarray) -> dict[str, np.ndarray]:
-        """The rows of train, val, test and all."""
-        every = np.arange(self.pairs.num_rows)
-        if self.fold is None:
-            chosen = {split: pc.fill_null(pc.equal(self.pairs["split"], split), False) for split in SPLITS}
-            rows = {split: np.flatnonzero(mask.to_numpy()) for split, mask in chosen.items()}
-            return {**rows, "all": every}
-        fold = self.pairs["fold"].fill_null(-1).to_numpy()
-        if self.fold not in fold:
-            known = sorted(set(fold[fold >= 0].tolist()))
-            raise UserError(
-                f"{pairs_path(self.root)}: no fold {self.fold}; the folds are {known or 'none: run data split'}"
-            )
-        test, rest = every[fold == self.fold], every[(fold != self.fold) & (fold >= 0)]
-        groups = np.unique(query[rest])
-        order = np.random.default_rng(self.split_seed).permutation(groups)
-        in_val = np.isin(query[rest], order[: max(1, round(self.val_fraction * len(groups)))])
-        return {"train": rest[~in_val], "val": rest[in_val], "test": test, "all": every}
 
     def _token_cache(self) -> TokenCache:
         tokenizer = self._tokenizer()

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from lrkd.data.pairs import file_fingerprint, read_pairs, write_table
-from lrkd.data.split import assign_groups, group_queries, label_numbers, split_data
+from lrkd.data.split import assign_groups, label_numbers, split_data
+from lrkd.data.split_rows import group_queries
 from lrkd.data.types import PAIRS_SCHEMA, normalise_query
 from lrkd.errors import UserError
 
