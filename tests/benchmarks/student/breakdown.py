@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lrkd.data.triples import TripleDataModule
 from lrkd.student import StudentLRKD
 from lrkd.student.encoder import encode
+from lrkd.training.allocator import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from measured import machine
@@ -62,7 +63,6 @@ def make(name: str | None, data: TripleDataModule) -> StudentLRKD:
 def by_hand(model: StudentLRKD, data: TripleDataModule, steps: int) -> tuple[dict[str, float], float]:
     """Median milliseconds a part, and FLOPs a step."""
     times: dict[str, list[float]] = defaultdict(list)
-    flops = []
     model.trainer = L.Trainer(accelerator="cpu", logger=False)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True)
     batches = iter(data.train_dataloader())
@@ -89,11 +89,10 @@ def by_hand(model: StudentLRKD, data: TripleDataModule, steps: int) -> tuple[dic
         if step >= 3:
             for part, start, end in zip(PARTS, marks, marks[1:], strict=False):
                 times[part].append((end - start) * 1000)
-            with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
-                model(batch).logits.sum().backward()
-            optimizer.zero_grad()
-            flops.append(counter.get_total_flops())
-    return {part: statistics.median(values) for part, values in times.items()}, statistics.median(flops)
+    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+        for _ in range(10):
+            model(next(batches)).logits.sum().backward()
+    return {part: statistics.median(values) for part, values in times.items()}, counter.get_total_flops() / 10
 
 
 class StepClock(L.Callback):
@@ -126,6 +125,7 @@ def main() -> None:
     parser.add_argument("--targets", required=True)
     parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
+    keep_freed_memory()  # as fit does
     peak = peak_rate()
     print(f"{machine(*PACKAGES)}\nbfloat16 matrix-product peak: {peak / 1e12:.2f} TFLOP/s\n")
     print("| ms a step of 32 pairs | " + " | ".join(PARTS) + " | sum | of peak |")
