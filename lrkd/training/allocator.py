@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep freed blocks of up to a gigabyte for the next allocation, in this process.
 
     By default it hands large ones back to the kernel, and every training step pays for their pages again (mallopt(3)):
-    without this, two thirds of the page faults of a training on CPU, and some percent of its time (docs/training_speed.md).
+    that is two thirds of the page faults of a training on CPU (docs/training_speed.md has what it costs).
 
     Returns:
         Whether the allocator took the settings; False where it is not glibc's.
