@@ -47,14 +47,18 @@ def command(tiny_encoder, tiny_root, tiny_targets, tmp_path_factory):
     ]  # fmt: skip
 
 
-def killed(command, folder, batch, *options):
-    """Train until just before that batch (counted from 0 over all epochs), then SIGKILL."""
+def killed(command, folder, batch, *options, threads=None):
+    """Train until just before that batch (counted from 0 over all epochs), then SIGKILL.
+
+    With as many threads as this process by default: sums depend on how many there are.
+    """
     (folder / "kill.py").write_text(KILL)
+    threads = str(threads or torch.get_num_threads())
     callback = ["--trainer.callbacks", json.dumps([{"class_path": "kill.Kill", "init_args": {"batch": batch}}])]
     done = subprocess.run(
         [sys.executable, "-m", "lrkd", *command, *callback, "--trainer.default_root_dir", str(folder), *options],
         capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{folder}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{folder}", "OMP_NUM_THREADS": threads},
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     return folder / "lrkd_mlp-seed0"
@@ -136,7 +140,7 @@ def test_two_processes_killed_and_resumed_are_uninterrupted_to_the_bit(command, 
 
     for folder in ("parts", "whole"):
         (tmp_path / folder).mkdir()
-    stopped = killed(command, tmp_path / "parts", 11, *options)
+    stopped = killed(command, tmp_path / "parts", 11, *options, threads=1)
     left = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
     assert left["global_step"] == 10
     first, second = (states["torch"] for states in left["generators"])
