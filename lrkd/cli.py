@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -58,8 +59,9 @@ class RunCSVLogger(CSVLogger):
         self._folder = folder
 
     @property
+    @rank_zero_experiment  # a second process that moved the file would take it from the first one's hands
     def experiment(self) -> Any:
-        """The writer."""
+        """The writer, on the first process."""
         if self._experiment is None:
             path, kept = self._folder / "metrics.csv", self._folder / "metrics.csv.kept"
             if path.is_file():

@@ -284,3 +284,16 @@ def test_only_the_stage_that_is_asked_for_is_imported():
     heavy = {"torch", "lightning", "transformers", "sentence_transformers", "sklearn", "matplotlib"}
     for module, _, _ in (spec.partition(":") for spec, _ in STAGES.values()):
         assert not heavy & loaded(f"import {module}"), module
+
+
+def test_only_the_first_process_touches_metrics_csv(tmp_path, monkeypatch):
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from lrkd.cli import RunCSVLogger
+
+    (tmp_path / "metrics.csv").write_text("loss,step\n1.0,0\n")
+    before = (tmp_path / "metrics.csv").stat()
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    RunCSVLogger(tmp_path).experiment.log_metrics({"loss": 2.0}, 1)
+    assert (tmp_path / "metrics.csv").stat() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]

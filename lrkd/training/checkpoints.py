@@ -65,7 +65,7 @@ class LastCheckpoint(Checkpoint):
 
     def _write(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self._new)
+            trainer.save_checkpoint(self._new, weights_only=False)  # all of it, not the weights alone
             self._waiting = True
 
     def _replace(self, trainer: L.Trainer) -> None:
