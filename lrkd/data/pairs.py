@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -152,6 +153,12 @@ def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
 
 
 def file_fingerprint(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """The SHA-256 of a file's bytes, in hex; read again only if the file has changed: every checkpoint asks for it."""
+    found = path.stat()
+    return _digest(path.resolve(), found.st_mtime_ns, found.st_size)
+
+
+@lru_cache
+def _digest(path: Path, modified: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
