@@ -58,8 +58,8 @@ def embed_rationales(
             partly label regression, so it is left out by default.
         max_length: Tokens of a rationale at most; the encoder's own limit by default.
         dtype: Of the stored vectors.
-        precision: In which the encoder computes; bfloat16 is several times faster where the machine has it, and moves a
-            vector a little (cosine 0.998 or more to the float32 one, for all-MiniLM-L6-v2).
+        precision: In which the encoder computes; bfloat16 is faster where the machine has it, and moves a vector a
+            little (docs/training_speed.md).
         batch_size: Rationales a forward pass.
         device: Where to compute: cpu, cuda, cuda:1, ...; by default what is there.
 
