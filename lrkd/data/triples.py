@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lrkd.data.loader import ResumableLoader
+from lrkd.data.loader import ResumableDataModule
 from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
 from lrkd.data.rationales import rationales_path, read_rationales
-from lrkd.data.sampler import BatchRequest, LengthBucketSampler
+from lrkd.data.sampler import BatchRequest
 from lrkd.data.split_rows import group_queries, split_rows
 from lrkd.data.targets import Centring, TargetMode, Targets, TargetStore
 from lrkd.data.tokens import PairLayout, TokenCache, build_token_cache, load_flat
@@ -83,11 +82,7 @@ class PairDataset(Dataset[TripleBatch]):
         )
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-class TripleDataModule(L.LightningDataModule):
+class TripleDataModule(ResumableDataModule):
     """Pairs with their rationales' embeddings (a *triple* here is pair + rationale, not query–positive–negative).
 
     The query comes first and is cut at ``query_cap`` tokens of its own; the item's text fills what ``max_length``
@@ -144,22 +139,19 @@ class TripleDataModule(L.LightningDataModule):
         cache_dir: str = "runs/cache",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(f"{root} and {targets}", seed, num_workers)
         if not 0 < val_fraction < 1:
             raise UserError(f"val_fraction is between 0 and 1, got {val_fraction}")
         if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
             raise UserError(f"batch_size and eval_batch_size are at least 1, got {batch_size} and {eval_batch_size}")
         self.root, self.encoder, self.targets, self.fold, self.val_fraction = root, encoder, targets, fold, val_fraction
-        self.split_seed, self.predict_split, self.cache_dir, self.seed = split_seed, predict_split, cache_dir, seed
+        self.split_seed, self.predict_split, self.cache_dir = split_seed, predict_split, cache_dir
         self.item_text, self.max_length, self.query_cap = ItemText(item_text), max_length, query_cap
         self.target_mode, self.consistent, self.centring = target_mode, consistent, centring
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or 2 * batch_size
-        self.num_workers = num_workers
         self._labels = LabelSet.load(label_set)
         self._store = TargetStore.open(targets) if targets is not None and Path(targets).is_dir() else None
         self._dataset: dict[str, PairDataset] = {}
-        self._train_loader: ResumableLoader | None = None
-        self._resumed: dict[str, Any] | None = None
 
     # What the model is told (see lrkd.cli): links read these right after __init__, before any file of pairs is read.
 
@@ -293,58 +285,14 @@ class TripleDataModule(L.LightningDataModule):
             fingerprint |= {"rationales": store.fingerprint.rationales, "target_weights": store.fingerprint.weights}
         return fingerprint
 
-    def state_dict(self) -> dict[str, Any]:
-        """Kept in checkpoints: so that a run is not resumed on other data, and goes on in the middle of an epoch."""
-        place = self._train_loader.state_dict() if self._train_loader is not None else None
-        return {"fingerprint": self.fingerprint(), "train_loader": place}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume on other pairs, rationales or targets.
-
-        Raises:
-            UserError: They differ from those that the checkpoint was trained on.
-        """
-        if self.trainer is not None and self.trainer.state.fn == "fit":
-            mine = self.fingerprint()
-            different = [k for k in mine | state_dict["fingerprint"] if mine.get(k) != state_dict["fingerprint"].get(k)]
-            if different:
-                raise UserError(
-                    f"cannot resume: the checkpoint was trained on other {' and '.join(different)} than "
-                    f"{self.root} and {self.targets} hold now; start a new run without --ckpt_path"
-                )
-            # Lightning would hand it to the loader, but not to one that it asks for before (for the number of steps).
-            self._resumed = state_dict.get("train_loader")
-
     def _loader(self, split: Split, *, train: bool = False) -> DataLoader[TripleBatch]:
         dataset = self._dataset[split]
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
-        sampler = LengthBucketSampler(
-            self.tokens.lengths[dataset.rows],
-            self.batch_size if train else self.eval_batch_size,
-            shuffle=train,
-            seed=self.seed,
-            num_replicas=world,
-            rank=rank,
-            accumulate=self.trainer.accumulate_grad_batches if train and self.trainer is not None else 1,
-        )
-        return (ResumableLoader if train else DataLoader)(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=_as_is,
-            generator=torch.Generator(),  # of its own: making an iterator then leaves the model's dropout alone
-        )
+        size = self.batch_size if train else self.eval_batch_size
+        return self.loader(dataset, self.tokens.lengths[dataset.rows], size, train=train)
 
     def train_dataloader(self) -> DataLoader[TripleBatch]:
         """Shuffled batches of like length."""
-        loader = self._loader("train", train=True)
-        if isinstance(loader, ResumableLoader):
-            if self._resumed is not None:
-                loader.load_state_dict(self._resumed)
-            self._train_loader = loader
-        return loader
+        return self._loader("train", train=True)
 
     def val_dataloader(self) -> DataLoader[TripleBatch]:
         """Every validation pair once."""

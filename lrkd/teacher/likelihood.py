@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lrkd.teacher.prefix_tree import TreeBatch, attention_mask
+from lrkd.data.prefix_tree import TreeBatch, attention_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

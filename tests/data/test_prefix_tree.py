@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lrkd.data.prefix_tree import Branch, PrefixTree, attention_mask, collate, grow
 from lrkd.teacher.likelihood import completion_logps, token_logps
-from lrkd.teacher.prefix_tree import Branch, PrefixTree, attention_mask, collate, grow
 
 
 @pytest.fixture(scope="module")
