@@ -31,7 +31,7 @@ from lrkd.training.resume import Resume
 
 # What the data module tells the model, once it is there. Only in fit: a checkpoint has its own (DESIGN: the checkpoint
 # owns label set, target size and number of latents).
-LINKS = ("label_set", "target_size", "num_perspectives", "text")
+LINKS = ("label_set", "target_size", "num_perspectives", "text", "prompts")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -107,7 +107,8 @@ class _CLI(LightningCLI):
             "--method", type=str, default="run", help="What `compare` groups runs by; {a.setting} stands for its value."
         )
         parser.set_defaults({"model": "lrkd.student.StudentLRKD", "data": "lrkd.data.triples.TripleDataModule"})
-        parser.link_arguments("model.init_args.encoder", "data.init_args.encoder")
+        for name in ("encoder", "model"):  # the student's and the teacher's, for their tokenizers
+            parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def before_instantiate_classes(self) -> None:

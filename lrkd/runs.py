@@ -33,9 +33,6 @@ _RUN_KEYS: dict[str, tuple[type, ...]] = {
     "data.pairs": (dict,),
     "label_set": (dict,),
     "majority_label": (str,),
-    "parameters.encoder": (int,),
-    "parameters.extractor": (int,),
-    "parameters.head": (int,),
     "parameters.total": (int,),
     "seconds": (int, float),
     "epochs": (int,),
@@ -74,7 +71,7 @@ class RunRecord:
         pairs: Pairs a split.
         label_set: The labels and their gains.
         majority_label: The most frequent label of the training split.
-        parameters: Parameter counts: encoder, extractor, head and total.
+        parameters: Parameter counts: the module's parts, and total.
         seconds: Wall-clock seconds of the fit.
         epochs: Epochs that were run.
         best: The monitored metric, its best value and that checkpoint's path inside the folder.

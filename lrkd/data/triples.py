@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +12,13 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from lrkd.data.inputs import Input
 from lrkd.data.loader import ResumableDataModule
 from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
 from lrkd.data.rationales import rationales_path, read_rationales
 from lrkd.data.sampler import BatchRequest
 from lrkd.data.split_rows import group_queries, split_rows
-from lrkd.data.targets import Centring, TargetMode, Targets, TargetStore
+from lrkd.data.targets import FINGERPRINT, INDEX, VECTORS, Centring, TargetMode, Targets, TargetStore
 from lrkd.data.tokens import PairLayout, TokenCache, build_token_cache, load_flat
 from lrkd.data.types import SPLITS, ItemText, LabelSet, StepTotals, TripleBatch
 from lrkd.errors import UserError
@@ -276,6 +278,37 @@ class TripleDataModule(ResumableDataModule):
             "item_cut_rate": float((cut_item[used] > 0).mean()) if len(used) else 0.0,
             "targets": targets.summary() if targets else None,
         }
+
+    def summary(self) -> list[str]:
+        """A line on the targets, if there are any."""
+        targets = self.describe()["targets"]
+        if not targets:
+            return []
+        return [
+            f"{targets['used']:,} of {targets['rationales']:,} rationales used "
+            f"({', '.join(targets['perspectives'])}); {targets['training_pairs_with_target']:,} training pairs "
+            "have a target, the others train on their label alone"
+        ]
+
+    def inputs(self) -> list[Input]:
+        """The pairs; the rationales and the target store, where it learns from more than labels.
+
+        Rationales that are no longer there are left out: the store's metadata has their digest all the same.
+        """
+        digest = self.fingerprint()["pairs"]
+        pairs = {"sha256": digest, "rows": self.pairs.num_rows, "label_set": self._labels.name}
+        inputs = [Input("pairs", [pairs_path(self.root)], pairs)]
+        if self.targets is None:
+            return inputs
+        store = self._store or TargetStore.open(self.targets)
+        if rationales_path(self.root).is_file():
+            names = sorted(set(store.index["perspective"].to_pylist()))
+            metadata = {"digest": store.fingerprint.rationales, "rows": store.index.num_rows, "perspectives": names}
+            inputs.append(Input("rationales", [rationales_path(self.root)], metadata | {"made from pairs": digest}))
+        files = [Path(self.targets) / name for name in (FINGERPRINT, INDEX, VECTORS)]
+        fingerprint = asdict(store.fingerprint)
+        made_from = {"made from rationales": fingerprint.pop("rationales"), "width": store.width}
+        return [*inputs, Input("targets", files, made_from | fingerprint)]
 
     def fingerprint(self) -> dict[str, str]:
         """What a training depends on: the pairs' bytes and, if there are targets, the rationales' digest."""

@@ -168,6 +168,25 @@ class PromptBook:
                 f"{list(labels.labels)}; write a book for it (the shipped ones are {list(SHIPPED)})"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types (lists, not tuples), as kept in checkpoints."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PromptBook:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: Other keys or types.
+        """
+        try:
+            return _typed(values)
+        except UserError:
+            raise
+        except (ArgumentError, ValueError, TypeError) as error:
+            raise UserError(f"prompt book: {error}") from error
+
     @classmethod
     def load(cls, name: str) -> PromptBook:
         """A shipped book by name, or a user's own YAML file with this class's arguments as keys.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import lightning as L
+import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -297,6 +299,23 @@ class StudentLRKD(L.LightningModule):
     def probabilities(self, predicted: Predicted) -> Tensor:
         """Calibrated probabilities (N, C)."""
         return torch.softmax(predicted.logits / self.temperature, -1)
+
+    def predictions_table(self, data: TripleDataModule) -> pa.Table:
+        """One row a pair: pair_id, query_id, query, label, a calibrated probability a label, and the tokens cut."""
+        predicted = self.predicted
+        assert predicted is not None
+        rows = predicted.row.cpu().numpy()
+        table = data.pairs.select(["pair_id", "query_id", "query", "label"]).take(pa.array(rows))
+        probabilities = self.probabilities(predicted).cpu().numpy()
+        for place, name in enumerate(self.label_set.labels):
+            table = table.append_column(f"p/{name}", pa.array(probabilities[:, place]))
+        return table.append_column("tokens_cut", pa.array(np.sum(data.tokens.cut, axis=0)[rows]))
+
+    def parameter_counts(self) -> dict[str, int]:
+        """How many parameters encoder, extractor and head have, and all together."""
+        parts: dict[str, nn.Module | None] = {"encoder": self.encoder, "extractor": self.extractor, "head": self.head}
+        counts = {k: sum(p.numel() for p in part.parameters()) if part is not None else 0 for k, part in parts.items()}
+        return counts | {"total": sum(p.numel() for p in self.parameters())}
 
     # Optimisation
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from wandb.plot.custom_chart import CustomChart
 
 EXAMPLES = 64
+RATIONALE = "rationale/"
+"""Before a perspective's name: the column of its rationales."""
 
 
 def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table:
@@ -27,8 +29,8 @@ def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table
     seed, method or order, so that W&B can join the tables of several runs by pair_id.
 
     Args:
-        predictions: The split's predictions (:func:`lrkd.training.recorder.predictions_table`).
-        root: The data root, for titles and rationales; it may have no rationales.
+        predictions: The split's predictions (``predictions_table`` of the module); a teacher's have its own rationales.
+        root: The data root, for titles and, of a student, the rationales that it learned from, if there are any.
         labels: The labels in order.
 
     Returns:
@@ -41,16 +43,17 @@ def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table
     chosen = predictions.take(order[:EXAMPLES]).sort_by([("query", "ascending"), ("pair_id", "ascending")])
     pair_ids = chosen["pair_id"].to_pylist()
     titles = _titles(root, pair_ids)
-    rationales = _rationales(root, pair_ids)
-    perspectives = sorted({perspective for _, perspective in rationales})
+    own = [name.removeprefix(RATIONALE) for name in predictions.column_names if name.startswith(RATIONALE)]
+    rationales = _rationales(root, pair_ids) if not own else {}
+    perspectives = own or sorted({perspective for _, perspective in rationales})
     table = Table(
         columns=["pair_id", "query", "title", "gold", "predicted", "right", *(f"p/{label}" for label in labels),
-                 *(f"rationale/{perspective}" for perspective in perspectives)]
+                 *(RATIONALE + perspective for perspective in perspectives)]
     )  # fmt: skip
     for row in chosen.to_pylist():
         pair_id, gold, probabilities = row["pair_id"], row["label"], [row[f"p/{label}"] for label in labels]
         predicted = labels[int(np.argmax(probabilities))]
-        texts = ["\n\n".join(rationales[pair_id, perspective]) for perspective in perspectives]
+        texts = [row[RATIONALE + p] if own else "\n\n".join(rationales[pair_id, p]) for p in perspectives]
         table.add_data(
             pair_id, row["query"], titles[pair_id], gold, predicted, predicted == gold, *probabilities, *texts
         )
@@ -76,7 +79,7 @@ def confusion_matrix(predictions: pa.Table, labels: tuple[str, ...], title: str)
     """Gold against predicted labels.
 
     Args:
-        predictions: The split's predictions (:func:`lrkd.training.recorder.predictions_table`), all with a gold label.
+        predictions: The split's predictions (``predictions_table`` of the module), all with a gold label.
         labels: The labels in order.
         title: The chart's title.
     """

@@ -8,16 +8,12 @@ from pairs to checkpoint can be read off the run's lineage.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrkd.data.pairs import pairs_path
-from lrkd.data.rationales import rationales_path
-from lrkd.data.targets import FINGERPRINT, INDEX, VECTORS, TargetStore
-from lrkd.data.triples import TripleDataModule
+from lrkd.data.inputs import Input
 from lrkd.runs import read_run
 
 if TYPE_CHECKING:
@@ -28,29 +24,10 @@ WEIGHTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "pyt
 """What of a checkpoint is uploaded: all but what only resuming needs, two thirds of it being the optimiser's state."""
 
 
-def pairs_artifact(data: TripleDataModule) -> Artifact:
-    """The data root's pairs, by reference."""
-    metadata = {"sha256": data.fingerprint()["pairs"], "rows": data.pairs.num_rows, "label_set": data.label_set["name"]}
-    return _reference(_name(data, "pairs"), "pairs", [pairs_path(data.root)], metadata)
-
-
-def target_artifacts(data: TripleDataModule) -> list[Artifact]:
-    """The rationales and the target store that a fit learns from, by reference; none where it learns from labels alone.
-
-    Rationales that are no longer there are left out: the store's metadata has their digest all the same.
-    """
-    if data.targets is None:
-        return []
-    store, artifacts = TargetStore.open(data.targets), []
-    if rationales_path(data.root).is_file():
-        metadata = {"digest": store.fingerprint.rationales, "rows": store.index.num_rows,
-                    "perspectives": sorted(set(store.index["perspective"].to_pylist())),
-                    "made from pairs": data.fingerprint()["pairs"]}  # fmt: skip
-        artifacts.append(_reference(_name(data, "rationales"), "rationales", [rationales_path(data.root)], metadata))
-    files = [Path(data.targets) / name for name in (FINGERPRINT, INDEX, VECTORS)]
-    fingerprint = asdict(store.fingerprint)
-    metadata = {"made from rationales": fingerprint.pop("rationales"), "width": store.width, **fingerprint}
-    return [*artifacts, _reference(_name(data, "targets"), "targets", files, metadata)]
+def input_artifacts(root: str, inputs: list[Input]) -> list[Artifact]:
+    """What a run is made from, by reference; named after the data root, so that one project takes several."""
+    name = Path(root).resolve().name
+    return [_reference(valid_name(f"{name}-{it.kind}"), it.kind, it.files, it.metadata) for it in inputs]
 
 
 def checkpoint_artifact(checkpoint: Path) -> Artifact:
@@ -91,11 +68,6 @@ def _reference(name: str, kind: str, files: list[Path], metadata: dict[str, Any]
     for file in files:
         artifact.add_reference(file.resolve().as_uri())
     return artifact
-
-
-def _name(data: TripleDataModule, what: str) -> str:
-    """Named after the data root, so that one project takes several."""
-    return valid_name(f"{Path(data.root).resolve().name}-{what}")
 
 
 def valid_name(name: str) -> str:

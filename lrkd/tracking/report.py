@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import lightning as L
 import pyarrow as pa
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
-from lrkd.data.triples import TripleDataModule
+from lrkd.data.inputs import Input
 from lrkd.errors import UserError
 from lrkd.runs import read_run
-from lrkd.student import StudentLRKD
 from lrkd.tracking.examples import confusion_matrix, examples
-from lrkd.tracking.lineage import checkpoint_artifact, declare_input, pairs_artifact, target_artifacts, valid_name
-from lrkd.training.recorder import predictions_table
+from lrkd.tracking.lineage import checkpoint_artifact, declare_input, input_artifacts, valid_name
+from lrkd.training.recorder import RecordedData, RecordedModel
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -117,8 +116,11 @@ class WandbReport(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Name what the run is made from."""
         if self._writes(trainer):
-            for artifact in [pairs_artifact(_data(trainer)), *target_artifacts(_data(trainer))]:
-                declare_input(self._run(), artifact)
+            self._declare(trainer, _data(trainer).inputs())
+
+    def _declare(self, trainer: L.Trainer, inputs: list[Input]) -> None:
+        for artifact in input_artifacts(_data(trainer).root, inputs):
+            declare_input(self._run(), artifact)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A resumed fit has a best epoch already: only a better one is reported."""
@@ -133,7 +135,7 @@ class WandbReport(Callback):
         score = float(trainer.callback_metrics[str(checkpointing.monitor)])
         if self._best is None or (score > self._best if checkpointing.mode == "max" else score < self._best):
             self._best = score
-            self._validated = predictions_table(_data(trainer), _model(pl_module))
+            self._validated = _model(pl_module).predictions_table(_data(trainer))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the best epoch and its checkpoint."""
@@ -155,7 +157,7 @@ class WandbReport(Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A test outside its fit's W&B run names what it is made from: pairs and checkpoint."""
         if self._writes(trainer) and not self._resumed:
-            declare_input(self._run(), pairs_artifact(_data(trainer)))
+            self._declare(trainer, _data(trainer).inputs()[:1])
             if trainer.ckpt_path is not None:
                 declare_input(self._run(), checkpoint_artifact(Path(trainer.ckpt_path).resolve()))
 
@@ -163,7 +165,7 @@ class WandbReport(Callback):
         """Report the confusion matrix."""
         if self._writes(trainer):
             model = _model(pl_module)
-            matrix = confusion_matrix(predictions_table(_data(trainer), model), model.label_set.labels, "test")
+            matrix = confusion_matrix(model.predictions_table(_data(trainer)), model.label_set.labels, "test")
             self._run().log({"test/confusion_matrix": matrix})
 
 
@@ -190,13 +192,12 @@ def is_wandb(logger: object) -> TypeGuard[WandbLogger]:
     return isinstance(logger, WandbLogger)
 
 
-def _data(trainer: L.Trainer) -> TripleDataModule:
+def _data(trainer: L.Trainer) -> RecordedData:
     return trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
 
-def _model(pl_module: L.LightningModule) -> StudentLRKD:
-    assert isinstance(pl_module, StudentLRKD)
-    return pl_module
+def _model(pl_module: L.LightningModule) -> RecordedModel:
+    return cast("RecordedModel", pl_module)
 
 
 def _checkpointing(trainer: L.Trainer) -> ModelCheckpoint:

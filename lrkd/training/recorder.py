@@ -6,21 +6,59 @@ import json
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor
 
-from lrkd.data.triples import TripleDataModule
-from lrkd.student import StudentLRKD
+from lrkd.data.inputs import Input
+from lrkd.data.types import LabelSet
 
 PACKAGES = ("lrkd", "lightning", "torch", "transformers", "torchmetrics", "jsonargparse")
+
+
+@runtime_checkable
+class RecordedData(Protocol):
+    """What a recorded run's data module tells of itself."""
+
+    root: str
+    fold: int | None
+
+    @property
+    def label_set(self) -> dict[str, Any]:
+        """The label set in plain types."""
+
+    def describe(self) -> dict[str, Any]:
+        """Counts (``pairs`` by split) and rates (``query_cut_rate``, ``item_cut_rate``), for ``run.json``."""
+
+    def summary(self) -> list[str]:
+        """Lines for the user on what is learned from; may be empty."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """The inputs' digests; that of ``pairs`` is among them."""
+
+    def inputs(self) -> list[Input]:
+        """What the training is made from; ``pairs`` first."""
+
+
+@runtime_checkable
+class RecordedModel(Protocol):
+    """What a recorded run's module tells of itself."""
+
+    label_set: LabelSet
+    label_counts: Tensor
+    """(C,) training pairs of each label."""
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters of its parts, and in ``total``."""
+
+    def predictions_table(self, data: Any) -> pa.Table:
+        """The predictions of the split that was scored last, one row a pair."""
 
 
 class RunRecorder(Callback):
@@ -53,20 +91,15 @@ class RunRecorder(Callback):
         facts = data.describe()
         for logger in trainer.loggers if trainer.ckpt_path is None else []:  # a resumed run has logged it already
             logger.log_metrics({f"data/{k}": facts[k] for k in ("query_cut_rate", "item_cut_rate")}, step=0)
-        pairs, parameters = facts["pairs"], parameter_counts(model)
+        pairs, parts = facts["pairs"], model.parameter_counts()
         self.console.print(
             f"{self.method}  {data.root}: {pairs['train']:,} train, {pairs['val']:,} val, "
             f"{pairs['test']:,} test pairs; cut: "
             f"{facts['query_cut_rate']:.1%} of queries, {facts['item_cut_rate']:.1%} of items\n"
-            f"  {parameters['total']:,} parameters (encoder {parameters['encoder']:,}, extractor "
-            f"{parameters['extractor']:,}, head {parameters['head']:,})"
+            f"  {parts.pop('total'):,} parameters ({', '.join(f'{name} {count:,}' for name, count in parts.items())})"
         )
-        if targets := facts["targets"]:
-            self.console.print(
-                f"  {targets['used']:,} of {targets['rationales']:,} rationales used "
-                f"({', '.join(targets['perspectives'])}); {targets['training_pairs_with_target']:,} training pairs "
-                "have a target, the others train on their label alone"
-            )
+        for line in data.summary():
+            self.console.print(f"  {line}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write ``run.json``."""
@@ -82,7 +115,7 @@ class RunRecorder(Callback):
             "data": {"root": data.root, "fingerprint": data.fingerprint()["pairs"], **facts},
             "label_set": data.label_set,
             "majority_label": data.label_set["labels"][int(model.label_counts.argmax())],
-            "parameters": parameter_counts(model),
+            "parameters": model.parameter_counts(),
             "seconds": round(self._seconds, 2),
             "epochs": trainer.current_epoch,
             "best": _best(trainer, self.folder),
@@ -138,7 +171,7 @@ class RunRecorder(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         data, model = _checked(trainer, pl_module)
-        table = predictions_table(data, model)
+        table = model.predictions_table(data)
         path = self.folder / f"{split}_predictions.parquet"
         self.folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
@@ -159,10 +192,10 @@ class RunRecorder(Callback):
         )
 
 
-def _checked(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[TripleDataModule, StudentLRKD]:
+def _checked(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[RecordedData, RecordedModel]:
     data = trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(data, TripleDataModule) or not isinstance(pl_module, StudentLRKD):
-        raise TypeError(f"RunRecorder records StudentLRKD on TripleDataModule, not {type(pl_module)} on {type(data)}")
+    if not isinstance(data, RecordedData) or not isinstance(pl_module, RecordedModel):
+        raise TypeError(f"RunRecorder cannot record {type(pl_module)} on {type(data)}: see RecordedModel, RecordedData")
     return data, pl_module
 
 
@@ -173,25 +206,6 @@ def _best(trainer: L.Trainer, folder: Path) -> dict[str, Any] | None:
             inside = path.relative_to(home) if path.is_relative_to(home) else path
             return {"metric": callback.monitor, "value": float(callback.best_model_score), "checkpoint": str(inside)}
     return None
-
-
-def parameter_counts(model: StudentLRKD) -> dict[str, int]:
-    """How many parameters encoder, extractor and head have, and all together."""
-    parts: dict[str, nn.Module | None] = {"encoder": model.encoder, "extractor": model.extractor, "head": model.head}
-    counts = {k: sum(p.numel() for p in part.parameters()) if part is not None else 0 for k, part in parts.items()}
-    return counts | {"total": sum(p.numel() for p in model.parameters())}
-
-
-def predictions_table(data: TripleDataModule, model: StudentLRKD) -> pa.Table:
-    """One row a pair: pair_id, query_id, query, label, a calibrated probability a label, and the tokens cut."""
-    predicted = model.predicted
-    assert predicted is not None
-    rows = predicted.row.cpu().numpy()
-    table = data.pairs.select(["pair_id", "query_id", "query", "label"]).take(pa.array(rows))
-    probabilities = model.probabilities(predicted).cpu().numpy()
-    for place, name in enumerate(model.label_set.labels):
-        table = table.append_column(f"p/{name}", pa.array(probabilities[:, place]))
-    return table.append_column("tokens_cut", pa.array(np.sum(data.tokens.cut, axis=0)[rows]))
 
 
 def _metrics_table(split: str, metrics: dict[str, float]) -> Table:
