@@ -10,10 +10,10 @@ from lrkd import __version__
 from lrkd.errors import UserError
 
 TRAINING = {
-    "fit": "train a student",
+    "fit": "train a student or a teacher",
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
-    "predict": "score pairs with a checkpoint",
+    "predict": "score pairs, or write rationales, with a checkpoint",
 }
 
 STAGES = {
@@ -21,6 +21,11 @@ STAGES = {
     "data split": ("lrkd.data.split:split_data", "train/val/test and folds, by query"),
     "data audit": ("lrkd.data.audit:audit_data", "leaks, label noise, lengths, yield of rationales"),
     "data synthesize": ("lrkd.data.synthetic:synthesize_data", "a synthetic catalogue with labels and rationales"),
+    "teacher create": (
+        "lrkd.teacher.create:create_teacher",
+        "a small untrained language model, to try the method with",
+    ),
+    "teacher export": ("lrkd.teacher.export:export_teacher", "a trained teacher as a folder that transformers loads"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
     "sweep": ("lrkd.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),

@@ -242,7 +242,9 @@ class _Decoder:
             logits = logits[which]
         chosen = choose(logits, draws, self.sampling)
         done = []
-        for (tree, branch), token in zip(branches, (chosen if draws is not None else chosen[which]).tolist(), strict=True):
+        for (tree, branch), token in zip(
+            branches, (chosen if draws is not None else chosen[which]).tolist(), strict=True
+        ):
             if token != self.end:
                 branch.ids.append(token)
             if token == self.end or len(branch.ids) == self.sampling.max_new_tokens:

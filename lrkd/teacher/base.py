@@ -19,7 +19,7 @@ from lrkd.data.teacher_data import PromptBatch, TeacherDataModule
 from lrkd.data.types import LabelSet
 from lrkd.distributed import gather_objects
 from lrkd.errors import UserError
-from lrkd.generation.transformers_engine import complete
+from lrkd.generation.in_process import complete
 from lrkd.hparams import refuse_different_hyperparameters
 from lrkd.metrics import Predicted, relevance_metrics
 from lrkd.prompts.book import PromptBook

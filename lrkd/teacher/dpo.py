@@ -26,7 +26,7 @@ Reference = Literal["adapter", "precomputed"]
 class TeacherDPO(Teacher):
     """Direct preference optimisation on conflicts (arXiv 2601.21611, TeacherDPO; arXiv 2305.18290).
 
-    ``loss = mean over the step's preference pairs of dpo_loss + sft_weight · negative log-likelihood of a chosen token``.
+    ``loss = mean over preference pairs of dpo_loss + sft_weight · mean negative log-likelihood of a chosen token``.
     Chosen and rejected share their prompt, which is computed once (:mod:`lrkd.data.prefix_tree`).
 
     The reference is the policy that ``model`` names, which should be what TeacherSFT made: as a frozen second adapter

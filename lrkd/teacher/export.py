@@ -1,0 +1,44 @@
+"""``teacher export``: a trained teacher as a folder that transformers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from lrkd.errors import UserError
+from lrkd.hparams import component_factory
+from lrkd.runs import read_run
+
+
+def export_teacher(*, run: Path, out: Path, merge: bool = True) -> None:
+    """Write a run's best checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` and vLLM load.
+
+    Beside the weights stand the tokenizer and ``prompts.yaml``, the prompt book that the teacher learned.
+
+    Args:
+        run: The folder of a finished fit of TeacherSFT or TeacherDPO.
+        out: The folder to make.
+        merge: Add the adapters to the weights; if not, the folder holds the adapters alone, and needs their base model.
+
+    Raises:
+        UserError: The run is none of a teacher, or the folder is there already.
+    """
+    if out.exists():
+        raise UserError(f"{out}: is there already; give another --out, or delete it")
+    record = read_run(run)
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    from lrkd.teacher.base import Teacher
+    from lrkd.teacher.policy import export
+
+    kind = component_factory({"class_path": config["model"]["class_path"]}, Teacher, f"{run}/config.yaml: model").func
+    teacher = kind.load_from_checkpoint(record.checkpoint, map_location="cpu", weights_only=True)
+    export(teacher.llm, teacher.tokenizer, out, merge=merge)
+    book = yaml.safe_dump(teacher.book.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+    (out / "prompts.yaml").write_text(book, encoding="utf-8")
+    what = "adapters" if teacher.adapted and not merge else "weights"
+    Console(highlight=False, soft_wrap=True).print(
+        f"Wrote the {what} of {record.checkpoint} to {out}; next:\n"
+        f"  python -m lrkd rationales generate --model {out} --prompts {out / 'prompts.yaml'} --root ... --out ..."
+    )
