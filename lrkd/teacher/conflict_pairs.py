@@ -66,8 +66,8 @@ class Conflicts:
 
     @property
     def prompt(self) -> np.ndarray:
-        """(N,) int: the perspective whose prompt both sides answer; P for the neutral one."""
-        return np.where(self.within, self.sides[0], len(self.judged.perspectives))
+        """(N,) int: the perspective whose prompt both sides answer."""
+        return np.where(self.within, self.sides[0], self.judged.neutral)
 
     def directions(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) the class with the ordered perspective pair as one number; and that of the opposite order."""

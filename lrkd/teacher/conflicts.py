@@ -88,11 +88,11 @@ def mine_conflicts(
         table, sources = merge_rationales([*files, *further], labels=labels)
         status.update("mining")
         is_more = np.arange(table.num_rows) >= sum(source.rows for source in sources[: len(files)])
-        judged, left_out = judge(table, is_more, training, labels)
+        judged, left_out = judge(table, is_more, training, labels, book.neutral.name)
         _check_perspectives(judged, book)
         stages, dropped = select_conflicts(judged, how)
         status.update("writing")
-        _write(target, stages["kept"], book)
+        _write(target, stages["kept"])
         status.update("auditing")
         report = {
             "root": str(root),
@@ -129,6 +129,6 @@ def _check_perspectives(judged: Judged, book: PromptBook) -> None:
         )
 
 
-def _write(target: Path, kept: Conflicts, book: PromptBook) -> None:
-    names = pa.array([*kept.judged.perspectives, book.neutral.name])
+def _write(target: Path, kept: Conflicts) -> None:
+    names = pa.array(kept.judged.perspectives)
     write_preferences(target, kept.judged.table, kept.chosen, kept.rejected, names.take(pa.array(kept.prompt)))

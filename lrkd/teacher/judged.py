@@ -70,7 +70,8 @@ class Judged:
         verdict: (M,) int: the rationale's class.
         more: (M,) bool: a further sample, which serves where no other rationale of its pair is right.
         query: (M,) int: the pair's query group.
-        perspectives: The P names.
+        perspectives: The P names, the neutral one's among them.
+        neutral: Its number.
         table: The rationales themselves.
     """
 
@@ -82,6 +83,7 @@ class Judged:
     more: np.ndarray
     query: np.ndarray
     perspectives: tuple[str, ...]
+    neutral: int
     table: pa.Table
 
     @property
@@ -91,7 +93,7 @@ class Judged:
 
 
 def judge(
-    rationales: pa.Table, more: np.ndarray, training: Training, labels: LabelSet
+    rationales: pa.Table, more: np.ndarray, training: Training, labels: LabelSet, neutral: str
 ) -> tuple[Judged, dict[str, int]]:
     """The rationales of labelled training pairs, in the order of their keys.
 
@@ -100,6 +102,7 @@ def judge(
         more: (R,) bool: which are further samples.
         training: The pairs.
         labels: The label set.
+        neutral: The name of the prompt that names no perspective.
 
     Returns:
         The rationales, judged; and how many were left out, by reason.
@@ -117,7 +120,7 @@ def judge(
     used = np.flatnonzero(known & trains & labelled)
     used = used[key_order(rationales.take(pa.array(used)).select(["pair_id", "perspective", "sample"]))]
     table = rationales.take(pa.array(used))
-    perspectives = sorted(pc.unique(table["perspective"]).to_pylist())
+    perspectives = sorted({neutral, *pc.unique(table["perspective"]).to_pylist()})
     judged = Judged(
         pair=_codes(table["pair_id"]),
         perspective=pc.index_in(table["perspective"], value_set=pa.array(perspectives, pa.string())).to_numpy(),
@@ -127,6 +130,7 @@ def judge(
         more=more[used],
         query=training.query[row[used]],
         perspectives=tuple(perspectives),
+        neutral=perspectives.index(neutral),
         table=table,
     )
     return judged, left_out
