@@ -152,6 +152,25 @@ def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
         sink.write(table)
 
 
+def table_file(path: Path, name: str) -> Path:
+    """The table that an option means: the path itself if it ends in ``.parquet``, else the file ``name`` in it."""
+    return path if path.suffix == ".parquet" else path / name
+
+
+def refuse_overwriting(target: Path, sources: Sequence[Path]) -> None:
+    """Refuse to write where something is read.
+
+    Args:
+        target: The file to be written.
+        sources: The files read.
+
+    Raises:
+        UserError: ``target`` is one of the ``sources``.
+    """
+    if target.resolve() in {source.resolve() for source in sources}:
+        raise UserError(f"--out {target}: is read from, and would be overwritten; give another file or folder")
+
+
 def file_fingerprint(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex; read again only if the file has changed: every checkpoint asks for it."""
     found = path.stat()

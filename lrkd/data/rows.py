@@ -17,6 +17,8 @@ from lrkd.errors import UserError
 
 OnError = Literal["raise", "skip"]
 
+MEND = "Mend the row, or run `python -m lrkd data import ... --on_error skip`, which sets such rows aside in a file."
+
 LIST_SEPARATOR = " > "
 """Between the entries of a list that a file holds as text, such as a category path."""
 
@@ -27,18 +29,20 @@ class RowErrors:
     Args:
         on_error: ``raise`` or ``skip``.
         rejects: The file that takes the rows set aside (needed for ``skip``); written only if there are any.
+        mend: What messages tell the user to do about a broken row; by default, to import with ``skip``.
 
     Raises:
         UserError: ``skip`` without a file to set rows aside in.
     """
 
-    def __init__(self, on_error: OnError = "raise", rejects: Path | None = None) -> None:
+    def __init__(self, on_error: OnError = "raise", rejects: Path | None = None, *, mend: str = MEND) -> None:
         if on_error not in ("raise", "skip"):
             raise UserError(f"on_error is 'raise' or 'skip', got {on_error!r}")
         if on_error == "skip" and rejects is None:
             raise UserError("on_error 'skip' needs a file to set the broken rows aside in")
         self.on_error = on_error
         self.rejects = rejects
+        self.mend = mend
         self.counts: Counter[str] = Counter()
         self.by_file: Counter[str] = Counter()
         self._file: IO[str] | None = None
@@ -61,10 +65,7 @@ class RowErrors:
         """
         if self.on_error == "raise":
             where = f", column {column!r}" if column else ""
-            raise UserError(
-                f"{file}, {unit} {row}{where}: {problem} (value: {record.get(column)!r:.80}). Mend the row, or run "
-                "`python -m lrkd data import ... --on_error skip`, which sets such rows aside in a file."
-            )
+            raise UserError(f"{file}, {unit} {row}{where}: {problem} (value: {record.get(column)!r:.80}). {self.mend}")
         self.counts[f"{column}: {problem}" if column else problem] += 1
         self.by_file[str(file)] += 1
         if self._file is None:

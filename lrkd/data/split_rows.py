@@ -52,3 +52,15 @@ def split_rows(
     order = np.random.default_rng(seed).permutation(groups)
     in_val = np.isin(query[rest], order[: max(1, round(val_fraction * len(groups)))])
     return {"train": rest[~in_val], "val": rest[in_val], "test": test, "all": every}
+
+
+def training_mask(rows: dict[str, np.ndarray], query: np.ndarray) -> np.ndarray:
+    """Which pairs (N,) train and are of a query that neither validates nor tests (trap 33).
+
+    Args:
+        rows: What :func:`split_rows` gave.
+        query: (N,) int64: the pairs' query groups.
+    """
+    mask = np.zeros(len(query), bool)
+    mask[rows["train"]] = True
+    return mask & ~np.isin(query, query[np.concatenate([rows["val"], rows["test"]])])

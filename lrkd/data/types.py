@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PAIRS_FILE = "pairs.parquet"
 RATIONALES_FILE = "rationales.parquet"
+PREFERENCES_FILE = "preferences.parquet"
 
 PAIRS_SCHEMA = pa.schema(
     [
@@ -57,6 +58,28 @@ RATIONALES_SCHEMA = pa.schema(
     ]
 )
 """``rationales.parquet``: (pair_id, perspective, sample) is the key."""
+
+PREFERENCES_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string(), nullable=False),
+        pa.field("chosen_perspective", pa.string(), nullable=False),
+        pa.field("chosen_sample", pa.int32(), nullable=False),
+        pa.field("rejected_perspective", pa.string(), nullable=False),
+        pa.field("rejected_sample", pa.int32(), nullable=False),
+        pa.field("chosen_verdict", pa.string(), nullable=False),
+        pa.field("rejected_verdict", pa.string(), nullable=False),
+        pa.field("chosen_teacher", pa.string()),
+        pa.field("rejected_teacher", pa.string()),
+        pa.field("prompt_version", pa.string()),
+    ]
+)
+"""``preferences.parquet``: two rationales of one pair as answers to one prompt, chosen with the gold verdict, rejected
+with another. ``prompt`` is the name of a perspective, or of the prompt book's neutral one: the text is rendered from
+pair and book when it is used, so both sides have the same prompt. ``prompt_version`` is that of the rationales, null
+where they differ."""
 
 ITEM_FIELDS = ("title", "description", "brand", "color", "bullets", "category")
 """The columns that an item-text template may name."""

@@ -77,8 +77,8 @@ def create_teacher(
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     Console(highlight=False, soft_wrap=True).print(
-        f"Wrote an untrained Llama of {model.num_parameters():,} parameters to {out}; its {len(tokenizer):,} tokens were "
-        f"learned from {len(texts):,} texts of {root}"
+        f"Wrote an untrained Llama of {model.num_parameters():,} parameters to {out}; its {len(tokenizer):,} tokens "
+        f"were learned from {len(texts):,} texts of {root}"
     )
 
 
