@@ -106,7 +106,6 @@ class _CLI(LightningCLI):
         parser.add_argument(
             "--method", type=str, default="run", help="What `compare` groups runs by; {a.setting} stands for its value."
         )
-        parser.set_defaults({"model": "lrkd.student.StudentLRKD", "data": "lrkd.data.triples.TripleDataModule"})
         for name in ("encoder", "model"):  # the student's and the teacher's, for their tokenizers
             parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -326,6 +325,8 @@ def run(args: list[str]) -> None:
     """
     keep_freed_memory()
     if args[0] == "fit":
+        if not any(arg.partition("=")[0] in ("-h", "--help", "-c", "--config", "--model") for arg in args):
+            raise UserError("fit needs --config, e.g. --config configs/student/lrkd_mlp.yaml: it names model and data")
         FitCLI(args)
     else:
         EvaluateCLI(args[0], args)

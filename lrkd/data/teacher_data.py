@@ -167,9 +167,9 @@ class TeacherDataModule(ResumableDataModule):
         return self._labels.to_dict()
 
     @property
-    def prompts(self) -> dict[str, Any]:
-        """The prompt book in plain types; a checkpoint keeps it."""
-        return self.book.to_dict()
+    def prompts(self) -> str:
+        """The prompt book as JSON; a checkpoint keeps it."""
+        return self.book.to_json()
 
     @property
     def text(self) -> dict[str, Any]:

@@ -168,24 +168,23 @@ class PromptBook:
                 f"{list(labels.labels)}; write a book for it (the shipped ones are {list(SHIPPED)})"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types (lists, not tuples), as kept in checkpoints."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
+    def to_json(self) -> str:
+        """The book as JSON text, as kept in checkpoints."""
+        return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PromptBook:
-        """The inverse of :meth:`to_dict`.
+    def from_json(cls, text: str) -> PromptBook:
+        """The inverse of :meth:`to_json`.
 
         Raises:
-            UserError: Other keys or types.
+            UserError: It is no JSON, or has other keys or types.
         """
         try:
-            return _typed(values)
-        except UserError:
-            raise
-        except (ArgumentError, ValueError, TypeError) as error:
-            raise UserError(f"prompt book: {error}") from error
+            values = json.loads(text)
+            perspectives = tuple(_perspective(perspective) for perspective in values["perspectives"])
+            return cls(**{**values, "perspectives": perspectives, "neutral": _perspective(values["neutral"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"prompt book: not what PromptBook.to_json() gives: {error}") from error
 
     @classmethod
     def load(cls, name: str) -> PromptBook:
@@ -206,6 +205,10 @@ class PromptBook:
             raise
         except (yaml.YAMLError, ArgumentError, ValueError, TypeError) as error:
             raise UserError(f"prompts {name}: {error}") from error
+
+
+def _perspective(values: dict[str, Any]) -> Perspective:
+    return Perspective(**{**values, "examples": tuple(Example(**example) for example in values["examples"])})
 
 
 def _typed(values: dict[str, Any]) -> PromptBook:

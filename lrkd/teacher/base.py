@@ -42,7 +42,7 @@ class Teacher(L.LightningModule):
     Args:
         model: The language model: a hub name, a path, ``pkg:package/folder``, or a folder of adapters.
         label_set: The labels in order with gains, in plain types; the command line takes it from the data.
-        prompts: The prompt book in plain types; the command line takes it from the data.
+        prompts: The prompt book as JSON (:meth:`~lrkd.prompts.PromptBook.to_json`); the command line takes it from the data.
         text: How pairs become text; the command line takes it from the data.
         lora_rank: LoRA's r (16 in the paper); None: train all weights. A folder of adapters brings its own.
         lora_alpha: The adapters' output is scaled by this over r.
@@ -71,7 +71,7 @@ class Teacher(L.LightningModule):
         model: str,
         *,
         label_set: dict[str, Any] | None = None,
-        prompts: dict[str, Any] | None = None,
+        prompts: str | None = None,
         text: dict[str, Any] | None = None,
         lora_rank: int | None = 16,
         lora_alpha: int = 32,
@@ -93,14 +93,16 @@ class Teacher(L.LightningModule):
         self.save_hyperparameters(logger=False)  # of the subclass, too
         self.hparams.pop("_instantiator", None)  # checkpoints hold plain values, and reload without it
         if label_set is None or prompts is None:
-            raise UserError("label_set and prompts: give LabelSet.load('esci').to_dict() and PromptBook's to_dict()")
+            raise UserError(
+                "label_set and prompts: give LabelSet.load('esci').to_dict() and PromptBook.load('esci').to_json()"
+            )
         for name in ("token_budget", "generation_budget"):
             if self.hparams[name] < 1:
                 raise UserError(f"{name} is at least 1, got {self.hparams[name]}")
         if not 0 <= warmup < 1:
             raise UserError(f"warmup must be at least 0 and below 1, got {warmup}")
         self.label_set = LabelSet.from_dict(label_set)
-        self.book = PromptBook.from_dict(prompts)
+        self.book = PromptBook.from_json(prompts)
         self.book.check_labels(self.label_set)
         self.tokenizer = load_tokenizer(model)
         self.encoder = PromptEncoder(self.tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -35,7 +36,7 @@ def export_teacher(*, run: Path, out: Path, merge: bool = True) -> None:
     kind = component_factory({"class_path": config["model"]["class_path"]}, Teacher, f"{run}/config.yaml: model").func
     teacher = kind.load_from_checkpoint(record.checkpoint, map_location="cpu", weights_only=True)
     export(teacher.llm, teacher.tokenizer, out, merge=merge)
-    book = yaml.safe_dump(teacher.book.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+    book = yaml.safe_dump(json.loads(teacher.book.to_json()), sort_keys=False, allow_unicode=True, width=110)
     (out / "prompts.yaml").write_text(book, encoding="utf-8")
     what = "adapters" if teacher.adapted and not merge else "weights"
     Console(highlight=False, soft_wrap=True).print(
