@@ -37,7 +37,7 @@ RATIONALES = [
     *((pair, letter, 0, verdict) for pair in ("p5", "p6", "p7", "p8", "p9", "p0") for letter, verdict in ("bE", "sI")),
 ]  # fmt: skip
 FURTHER = [
-    ("p4", "s", 0, "E", "p4 s again"), ("p4", "u", 0, "S", "p4 u again"),  # a right one for p4: s→s, s→b, s→u; the wrong one is not used
+    ("p4", "s", 0, "E", "p4 s again"), ("p4", "u", 0, "S", "p4 u again"),  # right for p4: s→s, s→b, s→u; wrong: unused
     ("p1", "s", 0, "E", "p1 s again"),  # p1 has a right one already
 ]  # fmt: skip
 
