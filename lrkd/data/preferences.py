@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, Dataset
 
 from lrkd.data.inputs import Input
@@ -18,6 +17,7 @@ from lrkd.data.preference_pairs import read_preferences, refuse_held_out
 from lrkd.data.prefix_tree import PrefixTree, grow
 from lrkd.data.prompted_pairs import PromptedPairs
 from lrkd.data.sampler import BatchRequest
+from lrkd.data.split_rows import training_mask
 from lrkd.data.teacher_data import TeacherDataModule
 from lrkd.data.types import PREFERENCES_FILE
 from lrkd.errors import UserError
@@ -38,7 +38,7 @@ class PreferenceBatch:
 
 
 class Preferences:
-    """The preference pairs of a root's training and validation pairs, as token sequences.
+    """A root's preference pairs as token sequences.
 
     Args:
         table: The preference pairs, in :data:`~lrkd.data.types.PREFERENCES_SCHEMA`.
@@ -48,10 +48,9 @@ class Preferences:
 
     def __init__(self, table: pa.Table, pairs: PromptedPairs, max_length: int) -> None:
         self.pairs, self.max_length = pairs, max_length
-        row = pc.index_in(table["pair_id"], value_set=pairs.table["pair_id"].combine_chunks())
-        row = row.fill_null(-1).to_numpy().astype(np.int64)
-        self.table, self.row = table.filter(pa.array(row >= 0)), row[row >= 0]
-        self.counts = {"preferences": table.num_rows, "pair_unknown": int((row < 0).sum())}
+        row = pc.index_in(table["pair_id"], value_set=pairs.table["pair_id"].combine_chunks()).to_numpy()
+        self.table, self.row = table, row.astype(np.int64)
+        self.counts = {"preferences": table.num_rows}
         """What became of the preference pairs."""
         fits = np.array([self._fits(number) for number in range(len(self.row))], bool)
         self.counts["too_long"] = int((~fits).sum())
@@ -102,7 +101,7 @@ class PreferenceDataset(Dataset[PreferenceBatch]):
 class PreferenceDataModule(TeacherDataModule):
     """Preference pairs on training queries (arXiv 2601.21611, TeacherDPO).
 
-    Preference pairs on validation queries, where the file has any, measure; those on test queries are refused.
+    Validation judges pairs; preference pairs of queries that do not train are refused.
 
     Args:
         root: See :class:`~lrkd.data.teacher_data.TeacherDataModule`, as for all that is not here.
@@ -132,13 +131,9 @@ class PreferenceDataModule(TeacherDataModule):
         prompts = [perspective.name for perspective in self.book.every]
         table = read_preferences(self.path, self.pairs.table, self._labels, prompts=prompts)
         rows = self.pairs.rows
-        usable = np.zeros(self.pairs.table.num_rows, bool)
-        usable[rows["train"]] = usable[rows["val"]] = True
-        refuse_held_out(table, self.pairs.table, usable, self.path)
+        refuse_held_out(table, self.pairs.table, training_mask(rows, self.pairs.query), self.path)
         self.preferences = Preferences(table, self.pairs, self.max_length)
-        self._dataset = {
-            split: PreferenceDataset(self.preferences.of(rows[split]), self.preferences) for split in ("train", "val")
-        }
+        self._dataset = {"train": PreferenceDataset(self.preferences.of(rows["train"]), self.preferences)}
         if not len(self._dataset["train"]):
             raise UserError(
                 f"{self.path}: no preference pair on a training pair of {self.root}: {self.preferences.counts}"
@@ -160,12 +155,9 @@ class PreferenceDataModule(TeacherDataModule):
 
     def summary(self) -> list[str]:
         """What became of the preference pairs, too."""
-        c, pairs = self.preferences.counts, {split: len(dataset) for split, dataset in self._dataset.items()}
-        return [
-            *super().summary(),
-            f"{pairs['train']:,} preference pairs to learn, {pairs['val']:,} to measure on, of {c['preferences']:,}; "
-            f"left out: {c['too_long']:,} too long, {c['pair_unknown']:,} of unknown pairs",
-        ]
+        c, train = self.preferences.counts, len(self._dataset["train"])
+        left_out = f"left out: {c['too_long']:,} too long"
+        return [*super().summary(), f"{train:,} of {c['preferences']:,} preference pairs are learned; {left_out}"]
 
     def inputs(self) -> list[Input]:
         """The preference pairs, too."""
@@ -177,18 +169,8 @@ class PreferenceDataModule(TeacherDataModule):
         """The preference pairs' bytes, too."""
         return super().fingerprint() | {"preferences": file_fingerprint(self.path)}
 
-    def _preferring(self, split: str) -> DataLoader[PreferenceBatch]:
-        dataset = self._dataset[split]
-        size = self.batch_size if split == "train" else self.eval_batch_size
-        # A step's pairs are drawn whatever their length: the model cuts a step into micro-batches of like length.
-        return self.loader(dataset, np.zeros(len(dataset), np.int64), size, train=split == "train")
-
     def train_dataloader(self) -> DataLoader[PreferenceBatch]:
         """Shuffled preference pairs."""
-        return self._preferring("train")
-
-    def val_dataloader(self) -> EVAL_DATALOADERS:
-        """In ``fit`` the validation's preference pairs, if there are any, and pairs to judge; else these alone."""
-        judged = super().val_dataloader()
-        fit = self.trainer is not None and self.trainer.state.fn == "fit"
-        return [self._preferring("val"), *judged] if fit and len(self._dataset["val"]) else judged
+        dataset = self._dataset["train"]
+        # A step's pairs are drawn whatever their length: the model cuts a step into micro-batches of like length.
+        return self.loader(dataset, np.zeros(len(dataset), np.int64), self.batch_size, train=True)

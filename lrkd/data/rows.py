@@ -149,7 +149,9 @@ def check_rows(
     for row in sorted(bad):
         place = int(first_row + row if places is None else places[row])
         errors.report(file, place, *bad[row], _record(table, row), unit=unit)
-    good = np.setdiff1d(np.arange(table.num_rows), np.fromiter(bad, int, len(bad)))
+    whole = np.ones(table.num_rows, bool)
+    whole[np.fromiter(bad, int, len(bad))] = False
+    good = np.flatnonzero(whole)
     # The schema is set at the end: a column may hold nulls until the broken rows are gone.
     kept = pa.table(columns, names=schema.names).take(pa.array(good))
     return kept.cast(schema), good
@@ -269,4 +271,6 @@ def repeated(keys: list[pa.Array | pa.ChunkedArray]) -> np.ndarray:
     table = pa.table([*keys, pa.array(np.arange(len(keys[0])))], names=[*names, "row"])
     # One thread: several would each keep memory of their own, and more of it the longer they run.
     first = table.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"].to_numpy()
-    return np.setdiff1d(np.arange(len(keys[0])), first)
+    later = np.ones(len(keys[0]), bool)
+    later[first] = False
+    return np.flatnonzero(later)

@@ -42,7 +42,7 @@ class Teacher(L.LightningModule):
     Args:
         model: The language model: a hub name, a path, ``pkg:package/folder``, or a folder of adapters.
         label_set: The labels in order with gains, in plain types; the command line takes it from the data.
-        prompts: The prompt book as JSON (:meth:`~lrkd.prompts.PromptBook.to_json`); the command line takes it from the data.
+        prompts: The prompt book's JSON (``PromptBook.load('esci').to_json()``); the command line takes it from the data.
         text: How pairs become text; the command line takes it from the data.
         lora_rank: LoRA's r (16 in the paper); None: train all weights. A folder of adapters brings its own.
         lora_alpha: The adapters' output is scaled by this over r.

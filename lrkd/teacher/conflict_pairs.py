@@ -133,7 +133,7 @@ def find_conflicts(judged: Judged, kinds: Collection[Kind] = KINDS) -> tuple[Con
         repetitions of the same two texts under one prompt.
     """
     right, first = judged.right, ~judged.more
-    solved = np.isin(judged.pair, judged.pair[right & first])
+    solved = judged.pairs_with(right & first)[judged.pair]
     found = _cross(judged, right & (first | ~solved), ~right & first)
     found = found.take(np.where(found.within, "within" in kinds, "across" in kinds))
     chosen, rejected = found.texts

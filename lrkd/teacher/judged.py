@@ -63,7 +63,7 @@ class Judged:
     """M rationales of labelled pairs as numbers, in the order of their keys.
 
     Args:
-        pair: (M,) int, ascending: the pair.
+        pair: (M,) int, ascending from 0 without a gap: the pair.
         perspective: (M,) int from 0 to P-1.
         text: (M,) int: equal texts have equal numbers.
         label: (M,) int: the pair's gold class.
@@ -90,6 +90,12 @@ class Judged:
     def right(self) -> np.ndarray:
         """(M,) bool: the verdict is gold."""
         return np.asarray(self.verdict == self.label)
+
+    def pairs_with(self, mask: np.ndarray) -> np.ndarray:
+        """Which pairs (as many as there are) have a rationale under a mask (M,)."""
+        having = np.zeros(int(self.pair[-1]) + 1 if len(self.pair) else 0, bool)
+        having[self.pair[mask]] = True
+        return having
 
 
 def judge(

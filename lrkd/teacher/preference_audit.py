@@ -54,14 +54,15 @@ def guess(chosen: np.ndarray, rejected: np.ndarray, given: np.ndarray | None = N
         The accuracy, from 0.5, over the pairs whose traits differ; None where there are none.
     """
     differ = chosen != rejected
-    known = np.zeros(len(chosen), np.int64) if given is None else given
-    key = np.stack([known, np.minimum(chosen, rejected), np.maximum(chosen, rejected)], axis=1)[differ]
-    if not len(key):
+    if not differ.any():
         return None
-    _, group = np.unique(key, axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    size = int(max(chosen.max(), rejected.max())) + 1
+    key = np.minimum(chosen, rejected).astype(np.int64) * size + np.maximum(chosen, rejected)
+    if given is not None:
+        key += given * size * size
+    _, group = np.unique(key[differ], return_inverse=True)
     count, lower = np.bincount(group), np.bincount(group, weights=(chosen < rejected)[differ])
-    return share(int(np.maximum(lower, count - lower).sum()), len(key))
+    return share(int(np.maximum(lower, count - lower).sum()), len(group))
 
 
 def audit_preferences(found: Conflicts, held_out: np.ndarray) -> dict[str, Any]:
@@ -129,14 +130,14 @@ def describe_pairs(judged: Judged, kept: Conflicts) -> dict[str, Any]:
         kept: The preference pairs made of them.
     """
     first, right = ~judged.more, judged.right
-    pairs = np.unique(judged.pair[first])
-    some, wrong = np.isin(pairs, judged.pair[first & right]), np.isin(pairs, judged.pair[first & ~right])
-    supplied = np.isin(pairs, judged.pair[judged.more & right])
+    some, wrong = judged.pairs_with(first & right), judged.pairs_with(first & ~right)
+    pairs = some | wrong
+    supplied = pairs & judged.pairs_with(judged.more & right)
     return {
-        "with_rationales": len(pairs),
+        "with_rationales": int(pairs.sum()),
         "all_right": int((some & ~wrong).sum()),
         "some_right": int((some & wrong).sum()),
-        "none_right": int((~some).sum()),
+        "none_right": int((pairs & ~some).sum()),
         "none_right_but_a_further_sample": int((~some & supplied).sum()),
         "with_preference_pairs": distinct(kept.pair),
     }

@@ -37,7 +37,7 @@ RATIONALES = [
     *((pair, letter, 0, verdict) for pair in ("p5", "p6", "p7", "p8", "p9", "p0") for letter, verdict in ("bE", "sI")),
 ]  # fmt: skip
 FURTHER = [
-    ("p4", "s", 0, "E", "p4 s again"), ("p4", "u", 0, "S", "p4 u again"),  # a right one for p4: s→s, s→b, s→u; the wrong one is not used
+    ("p4", "s", 0, "E", "p4 s again"), ("p4", "u", 0, "S", "p4 u again"),  # right for p4: s→s, s→b, s→u; wrong: unused
     ("p1", "s", 0, "E", "p1 s again"),  # p1 has a right one already
 ]  # fmt: skip
 
@@ -138,13 +138,27 @@ def test_further_samples_serve_where_none_is_right(root, tmp_path):
 
 
 def test_balance_keeps_what_is_within_a_perspective(root, tmp_path):
+    drawn = set()
     for seed in range(8):
         mine_conflicts(root=root, out=tmp_path, more=tmp_path / "more.parquet", seed=seed)
         kept = set(mined(tmp_path, root))
         # Exact: b→s once (p1) against s→b of p2 and p4: one of these two. s→u (p4) has no u→s and goes.
         assert {("p1", "b0>s0", "n"), ("p1", "b0>u0", "n"), ("p2", "u0>b0", "n"), ("p4", "s1>s0", "s")} < kept
-        assert len(kept & {("p2", "s0>b0", "n"), ("p4", "s1>b0", "n")}) == 1
+        (one,) = kept & {("p2", "s0>b0", "n"), ("p4", "s1>b0", "n")}
         assert len(kept) == 5
+        drawn.add(one)
+    assert len(drawn) == 2, "the seed decides"
+
+
+def test_balance_prefers_other_pairs_to_more_of_one(tmp_path):
+    # Three b→s of p1 and one of p2 against two s→b: one each of p1 and p2 stays.
+    write_pairs(tmp_path, {f"p{n}": ("mug", "E", "train") for n in range(1, 5)})
+    rows = [*(("p1", "b", n, "E") for n in range(3)), ("p1", "s", 0, "I"), ("p2", "b", 0, "E"), ("p2", "s", 0, "I")]
+    rows += [(pair, letter, 0, verdict) for pair in ("p3", "p4") for letter, verdict in ("bI", "sE")]
+    write_rationales(tmp_path / "rationales.parquet", rows)
+    for seed in range(8):
+        mine_conflicts(root=tmp_path, out=tmp_path, seed=seed)
+        assert [pair for pair, _, _ in mined(tmp_path, tmp_path)] == ["p1", "p2", "p3", "p4"]
 
 
 @pytest.mark.parametrize(("kinds", "expected"), [("within", {"p4"}), (["across"], {"p1", "p2", "p3", "p4"})])
@@ -207,6 +221,19 @@ def test_suspects_are_pairs_on_which_all_agree_against_the_label(root, tmp_path)
         "labels": {"Exact → Irrelevant": 1},
         "examples": [{"pair_id": "p4", "label": "Exact", "verdict": "Irrelevant", "rationales": 3}],
     }
+
+
+def test_one_perspective_alone_makes_no_suspect(tmp_path):
+    write_pairs(tmp_path, {f"p{n}": ("mug", "E", "train") for n in range(4)})
+    rows = [
+        ("p0", "b", 0, "I"), ("p0", "b", 1, "I"),  # one perspective
+        ("p1", "b", 0, "I"), ("p1", "s", 0, "C"),  # they disagree
+        ("p2", "b", 0, "E"), ("p2", "s", 0, "E"),  # they are right
+        ("p3", "b", 0, "S"), ("p3", "s", 0, "S"),
+    ]  # fmt: skip
+    write_rationales(tmp_path / "rationales.parquet", rows)
+    suspects = mine_conflicts(root=tmp_path, out=tmp_path)["suspects"]
+    assert [example["pair_id"] for example in suspects["examples"]] == ["p3"]
 
 
 def test_lengths_and_traits_that_give_the_chosen_side_away(tmp_path):
