@@ -64,7 +64,6 @@ test-slow: setup
 	$(BIN)/pytest -m slow
 
 benchmarks: $(Q)/data/pairs.parquet | setup
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,benchmarks]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m lrkd rationales embed --root $(BENCHMARK_ROOT) --encoder $(MINILM) --out runs/benchmarks/targets
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/student/training.py --root $(BENCHMARK_ROOT) --targets runs/benchmarks/targets
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/student/breakdown.py --root $(BENCHMARK_ROOT) --targets runs/benchmarks/targets

@@ -245,11 +245,12 @@ class EvaluateCLI(_CLI):
         """Make the model from the checkpoint's hyperparameters; refuse options that contradict them (trap 39)."""
         path = self.config[self.config.subcommand].ckpt_path
         saved = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        saved = {name: value for name, value in saved.items() if name not in ("_instantiator", "_class_path")}
         model = self.config[self.config.subcommand].model
         given = dict(model.get("init_args", {}).as_dict())
-        owned = {name: value for name, value in saved.items() if name not in LINKS}
-        refuse_different_hyperparameters(given, owned)
-        super()._parse_ckpt_path()
+        refuse_different_hyperparameters(given, {name: saved[name] for name in saved if name not in LINKS})
+        told = {"model": {"class_path": model.class_path, "dict_kwargs": saved}}
+        self.config = self.parser.parse_object({self.config.subcommand: told}, self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Results on the run's own data go to its folder, others to a folder in it: they never replace each other."""

@@ -225,3 +225,13 @@ def tiny_sentence_encoder(tmp_path_factory, tiny_encoder) -> str:
     model = SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode="mean")], device="cpu")
     model.save_pretrained(str(folder), create_model_card=False)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory, tiny_root) -> str:
+    """The folder of an untrained Llama of two layers and width 32 with a byte-level BPE tokenizer, without template."""
+    from lrkd.teacher.create import create_teacher
+
+    folder = tmp_path_factory.mktemp("teacher") / "llama"
+    create_teacher(root=tiny_root, out=folder, vocabulary=600, hidden_size=32, layers=2, heads=4)
+    return str(folder)

@@ -42,7 +42,7 @@ class Teacher(L.LightningModule):
     Args:
         model: The language model: a hub name, a path, ``pkg:package/folder``, or a folder of adapters.
         label_set: The labels in order with gains, in plain types; the command line takes it from the data.
-        prompts: The prompt book's JSON (``PromptBook.load('esci').to_json()``); the command line takes it from the data.
+        prompts: The prompt book's ``to_json()``; the command line takes it from the data.
         text: How pairs become text; the command line takes it from the data.
         lora_rank: LoRA's r (16 in the paper); None: train all weights. A folder of adapters brings its own.
         lora_alpha: The adapters' output is scaled by this over r.
@@ -91,7 +91,8 @@ class Teacher(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint with adapters alone; on_load_checkpoint checks what it lacks
         self.save_hyperparameters(logger=False)  # of the subclass, too
-        self.hparams.pop("_instantiator", None)  # checkpoints hold plain values, and reload without it
+        for name in ("_instantiator", "_class_path"):  # the command line's; checkpoints hold the arguments alone
+            self.hparams.pop(name, None)
         if label_set is None or prompts is None:
             raise UserError(
                 "label_set and prompts: give LabelSet.load('esci').to_dict() and PromptBook.load('esci').to_json()"

@@ -56,7 +56,7 @@ def create_teacher(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_tokenizer(texts, vocabulary), eos_token=END, pad_token=PAD, model_max_length=2048
     )
     config = LlamaConfig(

@@ -202,4 +202,5 @@ class TeacherDPO(Teacher):
             assert batch.reference is not None
             return torch.from_numpy(batch.reference[places]).to(self.device)
         with frozen_reference(self.llm):
-            return self._completion_logps(trees)[0]
+            reference, _ = self._completion_logps(trees)
+        return reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import yaml
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.console import Console
 from lrkd.errors import UserError
 from lrkd.hparams import component_factory
 from lrkd.runs import read_run
+
+if TYPE_CHECKING:
+    from lrkd.teacher.base import Teacher
 
 
 def export_teacher(*, run: Path, out: Path, merge: bool = True) -> None:
@@ -33,7 +37,8 @@ def export_teacher(*, run: Path, out: Path, merge: bool = True) -> None:
     from lrkd.teacher.base import Teacher
     from lrkd.teacher.policy import export
 
-    kind = component_factory({"class_path": config["model"]["class_path"]}, Teacher, f"{run}/config.yaml: model").func
+    spec = {"class_path": config["model"]["class_path"]}
+    kind = cast("type[Teacher]", component_factory(spec, Teacher, f"{run}/config.yaml: model").func)
     teacher = kind.load_from_checkpoint(record.checkpoint, map_location="cpu", weights_only=True)
     export(teacher.llm, teacher.tokenizer, out, merge=merge)
     book = yaml.safe_dump(json.loads(teacher.book.to_json()), sort_keys=False, allow_unicode=True, width=110)

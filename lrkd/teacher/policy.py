@@ -109,7 +109,8 @@ def frozen_reference(model: PeftModel) -> Iterator[None]:
 
 def trainable(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """Of a state dict, what is trained and every buffer: with LoRA, the adapters alone."""
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    parameters = module.named_parameters(remove_duplicate=False)  # tied weights go by several names
+    frozen = {name for name, parameter in parameters if not parameter.requires_grad}
     return {name: tensor for name, tensor in state.items() if name not in frozen}
 
 
