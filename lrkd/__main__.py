@@ -21,6 +21,8 @@ STAGES = {
     "data split": ("lrkd.data.split:split_data", "train/val/test and folds, by query"),
     "data audit": ("lrkd.data.audit:audit_data", "leaks, label noise, lengths, yield of rationales"),
     "data synthesize": ("lrkd.data.synthetic:synthesize_data", "a synthetic catalogue with labels and rationales"),
+    "rationales generate": ("lrkd.generation.generate:generate_rationales", "an LLM's rationales for pairs, resumable"),
+    "rationales merge": ("lrkd.generation.merge:merge_rationales", "the rationales of several processes into one file"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
     "sweep": ("lrkd.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),

@@ -46,11 +46,12 @@ class _Branch:
     """A completion that is being written."""
 
     index: int
+    seed: int
     parent: int
     node: int
     position: int
     """Of the next token."""
-    draws: list[float]
+    draws: list[float] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
 
 
@@ -111,14 +112,14 @@ def decode(
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     parts = [part[i : i + BRANCHES] for part in members.values() for i in range(0, len(part), BRANCHES)]
-    trees = [_grow(part, prompts, seeds, sampling) for part in parts]
+    trees = [_grow(part, prompts, seeds) for part in parts]
     trees.sort(key=lambda tree: -tree.most(sampling))
     decoder = _Decoder(model, trees, end, sampling, token_budget)
     while decoder.waiting or decoder.trees:
         yield from decoder.step()
 
 
-def _grow(part: list[int], prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> _Tree:
+def _grow(part: list[int], prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> _Tree:
     """The tree of some prompts of a group; equal prompts are one node."""
     distinct = list(dict.fromkeys(tuple(prompts[i]) for i in part))
     shortest = min(map(len, distinct))
@@ -135,7 +136,7 @@ def _grow(part: list[int], prompts: Sequence[Sequence[int]], seeds: Sequence[int
     for number, index in enumerate(part, len(distinct) + 1):
         prompt = tuple(prompts[index])
         tree.predictors.append(last[prompt])
-        tree.branches.append(_Branch(index, node_of[prompt], number, len(prompt), job_draws(seeds[index], sampling)))
+        tree.branches.append(_Branch(index, seeds[index], node_of[prompt], number, len(prompt)))
     return tree
 
 
@@ -206,6 +207,8 @@ class _Decoder:
         number = {predictor: n for n, predictor in enumerate(distinct)}
         self.trees += chunk
         branches = [(tree, branch) for tree in chunk for branch in tree.branches]
+        for _, branch in branches:
+            branch.draws = job_draws(branch.seed, self.sampling)
         return self._take(logits, branches, self._tensor([[number[p] for p in predictors]])[0])
 
     def _write(self) -> list[Decoded]:
@@ -242,7 +245,8 @@ class _Decoder:
             logits = logits[which]
         chosen = choose(logits, draws, self.sampling)
         done = []
-        for (tree, branch), token in zip(branches, (chosen if draws is not None else chosen[which]).tolist(), strict=True):
+        tokens = (chosen[which] if draws is None else chosen).tolist()
+        for (tree, branch), token in zip(branches, tokens, strict=True):
             if token != self.end:
                 branch.ids.append(token)
             if token == self.end or len(branch.ids) == self.sampling.max_new_tokens:
