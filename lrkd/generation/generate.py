@@ -56,8 +56,8 @@ def generate_rationales(
     """Let a language model write rationales and verdicts for a data root's pairs.
 
     Completions go into a store (completions.sqlite), one by one; a killed run goes on where it stopped. At the end
-    those with a rationale and a verdict are written to rationales.parquet; the others stay in the store and are counted.
-    The gold label is not read.
+    those with a rationale and a verdict are written to rationales.parquet; the others stay in the store and are
+    counted. The gold label is not read.
 
     Args:
         root: The data root.

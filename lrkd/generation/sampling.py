@@ -72,7 +72,7 @@ def _likeliest(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 def _draw(weights: Tensor, draws: Tensor) -> Tensor:
     """(N,) places in (N, K) weights, at least 0, of any sum."""
     cumulative = weights.double().cumsum(-1)
-    total = cumulative[:, -1:]
+    total = cumulative[:, -1:].contiguous()
     place = torch.searchsorted(cumulative, draws.unsqueeze(-1) * total, right=True)
     last = torch.searchsorted(cumulative, total)  # never a place of no weight, however the product was rounded
     return torch.minimum(place, last).squeeze(-1)

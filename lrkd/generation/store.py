@@ -60,7 +60,8 @@ class Made:
     def flat(self) -> dict[str, Any]:
         """Plain values by name, the sampling's among them."""
         values = asdict(self)
-        return values | {"labels": list(self.labels)} | values.pop("sampling")
+        sampling: dict[str, Any] = values.pop("sampling")
+        return values | {"labels": list(self.labels)} | sampling
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,7 @@ class CompletionStore:
         self._database = sqlite3.connect(path, timeout=30)
         try:
             self._database.execute("PRAGMA journal_mode=WAL")  # readable while a run writes to it
-            self._database.execute(
-                "PRAGMA synchronous=NORMAL"
-            )  # a commit survives SIGKILL without waiting for the disk
+            self._database.execute("PRAGMA synchronous=NORMAL")  # survives SIGKILL without waiting for the disk
             self._database.executescript(TABLES)
             self.made = self._settings(made)
         except sqlite3.DatabaseError as error:

@@ -103,8 +103,8 @@ class TransformersEngine:
             if limit is not None and len(prompt) + self.sampling.max_new_tokens > limit:
                 raise UserError(
                     f"{self.teacher}: the prompt of pair {job.key.pair_id!r} has {len(prompt)} tokens; with "
-                    f"max_new_tokens {self.sampling.max_new_tokens} that is more than the {limit} that the model takes. "
-                    "Shorten the item_text, or lower max_new_tokens"
+                    f"max_new_tokens {self.sampling.max_new_tokens} that is more than the {limit} that the model "
+                    "takes. Shorten the item_text, or lower max_new_tokens"
                 )
 
 
