@@ -51,7 +51,7 @@ class _Branch:
     node: int
     position: int
     """Of the next token."""
-    draws: list[float] = field(default_factory=list)
+    draws: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
 
 
@@ -241,7 +241,7 @@ class _Decoder:
         draws = None
         if self.sampling.temperature:
             numbers = [branch.draws[len(branch.ids)] for _, branch in branches]
-            draws = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+            draws = self._tensor([numbers])[0]
             logits = logits[which]
         chosen = choose(logits, draws, self.sampling)
         done = []

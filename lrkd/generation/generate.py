@@ -36,7 +36,7 @@ def generate_rationales(
     prompts: str = "esci",
     label_set: str = "esci",
     item_text: str = "{title}",
-    perspectives: list[str] | None = None,
+    perspectives: list[str] | str | None = None,
     samples: int = 1,
     max_new_tokens: int = 192,
     temperature: float = 0.0,
@@ -68,7 +68,7 @@ def generate_rationales(
         prompts: The prompt book: esci, or a YAML file.
         label_set: esci, wands, or a YAML file; the prompt book must be written for it.
         item_text: Template of the item's text over title, description, brand, color, bullets and category.
-        perspectives: The prompt book's perspectives to write from, neutral too; by default all but neutral.
+        perspectives: Perspectives of the prompt book (one or several names), neutral too; by default all but neutral.
         samples: Completions for each pair and perspective; several need a temperature.
         max_new_tokens: Tokens of a completion at most.
         temperature: 0: the most likely token always, else the softmax's temperature.
@@ -92,7 +92,8 @@ def generate_rationales(
     sampling = _sampling(samples, max_new_tokens, temperature, top_p, top_k, seed)
     book, labels, item = PromptBook.load(prompts), LabelSet.load(label_set), ItemText(item_text)
     book.check_labels(labels)
-    names = [book.perspective(name).name for name in perspectives or [p.name for p in book.perspectives]]
+    asked = [perspectives] if isinstance(perspectives, str) else perspectives
+    names = [book.perspective(name).name for name in dict.fromkeys(asked or [p.name for p in book.perspectives])]
     pairs = _pairs(root, item, split, limit, part, parts)
     console.print(f"Read {pairs.num_rows:,} pairs from {pairs_path(root)}")
     skipped = _present(root) if missing_only else set()

@@ -41,7 +41,6 @@ class Parrot:
     """An engine that answers by the prompt alone, well or badly by the pair's number."""
 
     weights = None
-    prompts = []
 
     def __init__(self, model, **settings):
         self.teacher, self.sampling = model, settings["sampling"]
@@ -58,7 +57,7 @@ class Parrot:
 @pytest.fixture
 def parrot(monkeypatch):
     monkeypatch.setattr(transformers_engine, "TransformersEngine", Parrot)
-    monkeypatch.setattr(Parrot, "prompts", [])
+    monkeypatch.setattr(Parrot, "prompts", [], raising=False)
     return Parrot
 
 
