@@ -98,21 +98,16 @@ def generate_rationales(
     console.print(f"Read {pairs.num_rows:,} pairs from {pairs_path(root)}")
     skipped = _present(root) if missing_only else set()
     engine: Engine
-    weights = None
+    weights, computed = None, None
     if server is not None:
-        if adapter is not None:
-            raise UserError("adapter: a server applies its adapters itself; give the adapter's name there as model")
-        from lrkd.generation.openai_engine import OpenAIEngine
-
-        engine = OpenAIEngine(model, server, sampling=sampling, concurrency=concurrency)
+        engine = _server(model, server, adapter, sampling, concurrency)
     else:
         from lrkd.generation.transformers_engine import TransformersEngine
 
         engine = TransformersEngine(
             model, adapter=adapter, sampling=sampling, precision=precision, device=device, token_budget=token_budget
         )
-        weights = engine.weights
-    computed = precision if server is None else None
+        weights, computed = engine.weights, precision
     made = Made(engine.teacher, weights, computed, book.version, labels.labels, item.template, sampling)
     with CompletionStore(out / STORE_FILE, made) as store:
         refuse_foreign(store, out)
@@ -134,6 +129,15 @@ def generate_rationales(
         print_counts(store, console)
         written = store.export(rationales_path(out))
     console.print(f"Wrote {written:,} rationales to {rationales_path(out)}")
+
+
+def _server(model: str, server: str, adapter: str | None, sampling: Sampling, concurrency: int) -> Engine:
+    if adapter is not None:
+        raise UserError("adapter: a server applies its adapters itself; give the adapter's name there as model")
+    from lrkd.generation.openai_engine import OpenAIEngine
+
+    engine: Engine = OpenAIEngine(model, server, sampling=sampling, concurrency=concurrency)
+    return engine
 
 
 def refuse_foreign(store: CompletionStore, out: Path) -> None:

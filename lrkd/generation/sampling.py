@@ -1,9 +1,9 @@
 """The next token: the most likely one, or one drawn.
 
 What is drawn for a job is decided by its key and the seed alone. A token's noise is a hash of the job's number for the
-step and the token's id, and the token with the largest log-probability plus Gumbel noise is taken: that is a draw from
-the softmax, and a logit's last digits, which depend on the batch, change it only where two tokens all but tie. (With one
-number and a cumulative distribution they would move every boundary.)
+step and of the token's id, and the token with the largest log-probability plus Gumbel noise is taken: a draw from the
+softmax. A logit's last digits depend on the batch; here they matter only where two tokens all but tie. (With one number
+and a cumulative distribution they would move every boundary.)
 """
 
 from __future__ import annotations

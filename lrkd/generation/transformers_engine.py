@@ -49,8 +49,8 @@ class TransformersEngine:
 
         self.name, self.adapter, self.sampling, self.token_budget = model, adapter, sampling, token_budget
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, tokenizer = _load(model, adapter, getattr(torch, precision))
-        self.model = self.model.to(self.device).eval()
+        loaded, tokenizer = _load(model, adapter, getattr(torch, precision))
+        self.model: PreTrainedModel = loaded.to(self.device).eval()
         self.encoder = PromptEncoder(tokenizer)
 
     @property
@@ -108,7 +108,7 @@ class TransformersEngine:
                 )
 
 
-def _load(name: str, adapter: str | None, dtype: Any) -> tuple[PreTrainedModel, Any]:
+def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:
     """The model and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -58,7 +58,7 @@ class Places:
         return self._masks[groups, dtype]
 
 
-class TreeCache(Cache):  # type: ignore[misc]
+class TreeCache(Cache):
     """The buffers of all layers, (rows, heads, columns, D) each for keys and values, and the places' nodes."""
 
     def __init__(self, device: torch.device) -> None:
@@ -215,7 +215,8 @@ def forward(
         (M, V) logits.
     """
     cache.at(places)
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     named = "cache" if "cache" in signature(base.forward).parameters else "past_key_values"  # before transformers 5.24
     logits: Tensor = model(
         input_ids=ids.unsqueeze(0),
