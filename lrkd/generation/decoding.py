@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrkd.generation.jobs import Sampling
 from lrkd.generation.sampling import choose, job_draws
-from lrkd.generation.tree_cache import NOBODY, Places, TreeCache, forward, tree_attention
+from lrkd.generation.tree_cache import NOBODY, Places, TreeCache, aligned, forward, tree_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,7 +104,7 @@ def decode(
         A completion as soon as it is there, in any order; every prompt's exactly once.
 
     Raises:
-        ValueError: A prompt is empty, or the model's attention is not sdpa.
+        ValueError: A prompt is empty, or the model's attention is not sdpa's over keys and values.
     """
     if not all(prompts):
         raise ValueError(f"prompt {next(i for i, prompt in enumerate(prompts) if not prompt)} has no token")
@@ -186,7 +186,7 @@ class _Decoder:
         free = (row for row in range(self.cache.rows + len(chunk)) if row not in taken)
         for tree, row in zip(chunk, islice(free, len(chunk)), strict=True):
             tree.row, tree.columns = row, len(tree.ids)
-        width = max(tree.columns for tree in chunk)
+        width = aligned(max(tree.columns for tree in chunk))
         self.cache.grow(max(tree.row for tree in chunk) + 1, width)
         lengths = [tree.columns for tree in chunk]
         place = self._tensor([[n * width + c for n, length in enumerate(lengths) for c in range(length)]])[0]
@@ -224,7 +224,7 @@ class _Decoder:
                 )
                 tree.columns += 1
                 branch.position += 1
-        columns = max(tree.columns for tree in self.trees)
+        columns = aligned(max(tree.columns for tree in self.trees))
         self.cache.grow(0, columns)
         ids, position, row, column, slot, parent, node = self._tensor(table).T.contiguous()
         self.cache.node[row, column] = node.int()
@@ -261,7 +261,9 @@ class _Decoder:
         """When no tree waits and a quarter of the rows is free, drop those."""
         if self.waiting or 4 * len(self.trees) > 3 * self.cache.rows:
             return
-        self.cache.keep(self._tensor([[tree.row for tree in self.trees]])[0], max(t.columns for t in self.trees))
+        self.cache.keep(
+            self._tensor([[tree.row for tree in self.trees]])[0], aligned(max(t.columns for t in self.trees))
+        )
         for row, tree in enumerate(self.trees):
             tree.row = row
 

@@ -112,11 +112,15 @@ def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:
     """The model and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from lrkd.generation.tree_cache import tree_attention
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(_tokenizer_of(resolve(name)))
         model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype, attn_implementation="sdpa")
         if adapter is not None:
             model.load_adapter(resolve(adapter))
+        with tree_attention(model):  # refuses what cannot be decoded here
+            pass
     except UserError:
         raise
     except (OSError, ValueError) as error:

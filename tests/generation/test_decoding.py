@@ -142,6 +142,10 @@ def test_what_cannot_be_decoded_is_refused(model):
     with pytest.raises(ValueError, match="sdpa"):
         run(model)
     model.set_attn_implementation("sdpa")
+    model.config.layer_types = ["linear_attention", "full_attention", "full_attention"]
+    with pytest.raises(ValueError, match="linear_attention"):
+        run(model)
+    del model.config.layer_types
 
 
 def test_no_prompt_is_no_completion(model):
