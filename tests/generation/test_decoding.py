@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 from tiny_llms import make_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lrkd.generation.decoding import Decoded, decode
 from lrkd.generation.jobs import Sampling
@@ -68,6 +69,19 @@ def test_greedy_is_what_generate_writes_for_each_prompt_alone(key_heads):
     model = make_model(VOCABULARY, key_heads)
     found = run(model)
     assert found == {i: reference(model, i) for i in range(len(PROMPTS))}
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3_text", "phi3", "gpt2"])
+def test_other_architectures_too(kind):
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=1024, bos_token_id=0,
+        eos_token_id=END, pad_token_id=END, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    assert run(model) == {i: reference(model, i) for i in range(len(PROMPTS))}
 
 
 def test_some_end_by_themselves_and_some_at_the_limit(model):
