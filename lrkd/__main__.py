@@ -25,6 +25,8 @@ STAGES = {
     "teacher export": ("lrkd.teacher.export:export_teacher", "a trained teacher as a folder that transformers loads"),
     "rationales filter": ("lrkd.teacher.filtering:filter_rationales", "rationales whose verdict is the gold label"),
     "rationales conflicts": ("lrkd.teacher.conflicts:mine_conflicts", "preference pairs from conflicting rationales"),
+    "rationales generate": ("lrkd.generation.generate:generate_rationales", "an LLM's rationales for pairs, resumable"),
+    "rationales merge": ("lrkd.generation.merge:merge_rationales", "the rationales of several processes into one file"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
     "sweep": ("lrkd.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrkd.generation.jobs import Sampling
 from lrkd.generation.sampling import choose, job_draws
-from lrkd.generation.tree_cache import NOBODY, Places, TreeCache, forward, tree_attention
+from lrkd.generation.tree_cache import NOBODY, Places, TreeCache, aligned, forward, tree_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,11 +46,12 @@ class _Branch:
     """A completion that is being written."""
 
     index: int
+    seed: int
     parent: int
     node: int
     position: int
     """Of the next token."""
-    draws: list[float]
+    draws: list[int] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
 
 
@@ -103,7 +104,7 @@ def decode(
         A completion as soon as it is there, in any order; every prompt's exactly once.
 
     Raises:
-        ValueError: A prompt is empty, or the model's attention is not sdpa.
+        ValueError: A prompt is empty, or the model's attention is not sdpa's over keys and values.
     """
     if not all(prompts):
         raise ValueError(f"prompt {next(i for i, prompt in enumerate(prompts) if not prompt)} has no token")
@@ -111,14 +112,14 @@ def decode(
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     parts = [part[i : i + BRANCHES] for part in members.values() for i in range(0, len(part), BRANCHES)]
-    trees = [_grow(part, prompts, seeds, sampling) for part in parts]
+    trees = [_grow(part, prompts, seeds) for part in parts]
     trees.sort(key=lambda tree: -tree.most(sampling))
     decoder = _Decoder(model, trees, end, sampling, token_budget)
     while decoder.waiting or decoder.trees:
         yield from decoder.step()
 
 
-def _grow(part: list[int], prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> _Tree:
+def _grow(part: list[int], prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> _Tree:
     """The tree of some prompts of a group; equal prompts are one node."""
     distinct = list(dict.fromkeys(tuple(prompts[i]) for i in part))
     shortest = min(map(len, distinct))
@@ -135,7 +136,7 @@ def _grow(part: list[int], prompts: Sequence[Sequence[int]], seeds: Sequence[int
     for number, index in enumerate(part, len(distinct) + 1):
         prompt = tuple(prompts[index])
         tree.predictors.append(last[prompt])
-        tree.branches.append(_Branch(index, node_of[prompt], number, len(prompt), job_draws(seeds[index], sampling)))
+        tree.branches.append(_Branch(index, seeds[index], node_of[prompt], number, len(prompt)))
     return tree
 
 
@@ -185,7 +186,7 @@ class _Decoder:
         free = (row for row in range(self.cache.rows + len(chunk)) if row not in taken)
         for tree, row in zip(chunk, islice(free, len(chunk)), strict=True):
             tree.row, tree.columns = row, len(tree.ids)
-        width = max(tree.columns for tree in chunk)
+        width = aligned(max(tree.columns for tree in chunk))
         self.cache.grow(max(tree.row for tree in chunk) + 1, width)
         lengths = [tree.columns for tree in chunk]
         place = self._tensor([[n * width + c for n, length in enumerate(lengths) for c in range(length)]])[0]
@@ -206,6 +207,8 @@ class _Decoder:
         number = {predictor: n for n, predictor in enumerate(distinct)}
         self.trees += chunk
         branches = [(tree, branch) for tree in chunk for branch in tree.branches]
+        for _, branch in branches:
+            branch.draws = job_draws(branch.seed, self.sampling)
         return self._take(logits, branches, self._tensor([[number[p] for p in predictors]])[0])
 
     def _write(self) -> list[Decoded]:
@@ -221,7 +224,7 @@ class _Decoder:
                 )
                 tree.columns += 1
                 branch.position += 1
-        columns = max(tree.columns for tree in self.trees)
+        columns = aligned(max(tree.columns for tree in self.trees))
         self.cache.grow(0, columns)
         ids, position, row, column, slot, parent, node = self._tensor(table).T.contiguous()
         self.cache.node[row, column] = node.int()
@@ -238,13 +241,12 @@ class _Decoder:
         draws = None
         if self.sampling.temperature:
             numbers = [branch.draws[len(branch.ids)] for _, branch in branches]
-            draws = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+            draws = self._tensor([numbers])[0]
             logits = logits[which]
         chosen = choose(logits, draws, self.sampling)
         done = []
-        for (tree, branch), token in zip(
-            branches, (chosen if draws is not None else chosen[which]).tolist(), strict=True
-        ):
+        tokens = (chosen[which] if draws is None else chosen).tolist()
+        for (tree, branch), token in zip(branches, tokens, strict=True):
             if token != self.end:
                 branch.ids.append(token)
             if token == self.end or len(branch.ids) == self.sampling.max_new_tokens:
@@ -259,7 +261,9 @@ class _Decoder:
         """When no tree waits and a quarter of the rows is free, drop those."""
         if self.waiting or 4 * len(self.trees) > 3 * self.cache.rows:
             return
-        self.cache.keep(self._tensor([[tree.row for tree in self.trees]])[0], max(t.columns for t in self.trees))
+        self.cache.keep(
+            self._tensor([[tree.row for tree in self.trees]])[0], aligned(max(t.columns for t in self.trees))
+        )
         for row, tree in enumerate(self.trees):
             tree.row = row
 

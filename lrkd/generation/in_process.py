@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lrkd.generation.decoding import decode
-from lrkd.generation.jobs import Completion, Job, Key, Sampling
+from lrkd.generation.jobs import Completion, Job, Sampling, job_seed
 from lrkd.prompts.encoding import PromptEncoder
 
 
@@ -34,15 +33,9 @@ def complete(
         groups=[numbers[job.key.pair_id] for job in jobs],
         end=encoder.end,
         sampling=sampling,
-        seeds=[seed_of(job.key, sampling.seed) for job in jobs],
+        seeds=[job_seed(sampling.seed, job.key) for job in jobs],
         token_budget=token_budget,
     ):
         text = encoder.tokenizer.decode(done.ids, skip_special_tokens=True)
         key = jobs[done.index].key
         yield Completion(key, text, done.finished, len(prompts[done.index]), len(done.ids) + done.finished)
-
-
-def seed_of(key: Key, seed: int) -> int:
-    """What is drawn for a rationale: the same in every process, run and order."""
-    digest = hashlib.sha256(f"{seed}\0{key.pair_id}\0{key.perspective}\0{key.sample}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

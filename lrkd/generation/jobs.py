@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -15,6 +17,12 @@ class Key(NamedTuple):
     pair_id: str
     perspective: str
     sample: int
+
+
+def job_seed(seed: int, key: Key, bits: int = 63) -> int:
+    """The seed of what is drawn for a rationale, by its key alone: neither order nor batch nor process changes it."""
+    digest = hashlib.sha256(json.dumps([seed, *key]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - bits)
 
 
 @dataclass(frozen=True)

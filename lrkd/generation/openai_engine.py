@@ -12,8 +12,6 @@ model's own generation_config.json: Qwen3's has a top_k of 20.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from urllib.parse import urlsplit
 from lrkd.errors import UserError
 from lrkd.generation.background import Outlet, iterate_in_thread
 from lrkd.generation.chat_answer import read_completion
-from lrkd.generation.jobs import Completion, Job, Key, Sampling
+from lrkd.generation.jobs import Completion, Job, Sampling, job_seed
 from lrkd.generation.retries import Retries, Unanswered
 
 if TYPE_CHECKING:
@@ -152,7 +150,7 @@ class OpenAIEngine:
             "max_tokens": self.sampling.max_new_tokens,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
-            "seed": job_seed(self.sampling.seed, job.key),
+            "seed": job_seed(self.sampling.seed, job.key, bits=31),  # servers differ in how many they take
             "extra_body": {**top_k, **(self.extra_body or {})},
         }
 
@@ -161,19 +159,6 @@ class OpenAIEngine:
             f"{self.base_url}: gave up on {tuple(job.key)} {failure}. {answered:,} of {jobs:,} jobs were answered. See "
             "that the server is well, and run the command again: it goes on with the rest"
         )
-
-
-def job_seed(seed: int, key: Key) -> int:
-    """A job's own seed: the same in every run, and on every machine.
-
-    Args:
-        seed: The sampling's.
-        key: The job's.
-
-    Returns:
-        31 bits: servers differ in how many they take.
-    """
-    return int.from_bytes(hashlib.sha256(json.dumps([seed, *key]).encode()).digest()[:4]) >> 1
 
 
 def _check_url(url: str) -> None:

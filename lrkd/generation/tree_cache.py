@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 NAME = "lrkd_tree"
 NOBODY = -1
 COLUMNS = 16
-"""Columns come in multiples of this: CUDA's kernels want aligned masks, and buffers should seldom grow."""
+"""Columns come in multiples of this: CUDA's kernels want aligned masks."""
+ATTENTION = {"full_attention", "sliding_attention"}
+"""Kinds of layers that a cache of keys and values serves (a window is wider than what is decoded here)."""
+
+
+def aligned(columns: int) -> int:
+    """The next multiple of :data:`COLUMNS`."""
+    return -(-columns // COLUMNS) * COLUMNS
 
 
 @dataclass
@@ -58,7 +65,7 @@ class Places:
         return self._masks[groups, dtype]
 
 
-class TreeCache(Cache):  # type: ignore[misc]
+class TreeCache(Cache):
     """The buffers of all layers, (rows, heads, columns, D) each for keys and values, and the places' nodes."""
 
     def __init__(self, device: torch.device) -> None:
@@ -78,7 +85,7 @@ class TreeCache(Cache):  # type: ignore[misc]
         """Make room for at least so many rows and columns; columns by a quarter at least."""
         old_rows, old_columns = self.node.shape
         if columns > old_columns:
-            columns = -(-max(columns, old_columns * 5 // 4) // COLUMNS) * COLUMNS
+            columns = aligned(max(columns, old_columns * 5 // 4))
         size = max(rows, old_rows), max(columns, old_columns)
         if size == (old_rows, old_columns):
             return
@@ -181,9 +188,11 @@ def tree_attention(model: PreTrainedModel) -> Iterator[None]:
         model: A causal language model, with or without adapters.
 
     Raises:
-        ValueError: Its attention is not sdpa.
+        ValueError: Its attention is not sdpa, or it has layers of another kind (linear attention, state spaces).
     """
     config = model.get_decoder().config  # type: ignore[no-untyped-call]
+    if other := set(getattr(config, "layer_types", None) or ()) - ATTENTION:
+        raise ValueError(f"decoding needs layers of attention, the model has {sorted(other)}")
     if config._attn_implementation != "sdpa":
         raise ValueError(f"decoding needs sdpa attention, the model has {config._attn_implementation!r}")
     training = [module for module in model.modules() if module.training]
@@ -215,7 +224,8 @@ def forward(
         (M, V) logits.
     """
     cache.at(places)
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     named = "cache" if "cache" in signature(base.forward).parameters else "past_key_values"  # before transformers 5.24
     logits: Tensor = model(
         input_ids=ids.unsqueeze(0),

@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from lrkd.errors import UserError
-from lrkd.generation.jobs import Completion, Job, Key, Sampling
-from lrkd.generation.openai_engine import OpenAIEngine, job_seed
+from lrkd.generation.jobs import Completion, Job, Key, Sampling, job_seed
+from lrkd.generation.openai_engine import OpenAIEngine
 from lrkd.prompts.book import Prompt
 
 
@@ -257,7 +257,7 @@ def test_what_is_sent(server):
         "max_tokens": 9,
         "temperature": 0.5,
         "top_p": 0.75,
-        "seed": job_seed(3, Key("a", "intent", 0)),
+        "seed": job_seed(3, Key("a", "intent", 0), bits=31),
     }
     assert server.keys == ["Bearer none"]
     thinking = {"chat_template_kwargs": {"enable_thinking": False}}
@@ -272,10 +272,10 @@ def test_what_is_sent(server):
 
 def test_seeds_are_stable_and_differ_by_key_and_seed():
     keys = [Key(pair, view, n) for pair in "ab" for view in ("intent", "rule") for n in range(3)]
-    seeds = {job_seed(seed, key) for seed in (0, 1) for key in keys}
+    seeds = {job_seed(seed, key, bits=31) for seed in (0, 1) for key in keys}
     assert len(seeds) == 24
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert job_seed(0, Key("a", "intent", 0)) == 0x6013971B >> 1  # printf '[0, "a", "intent", 0]' | sha256sum
+    assert job_seed(0, Key("a", "intent", 0), bits=31) == 0x6013971B >> 1  # printf '[0, "a", "intent", 0]' | sha256sum
 
 
 def test_gives_up_after_the_retries_and_yields_what_was_answered(server):
