@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from lrkd.data.pairs import read_pairs
 from lrkd.data.split_rows import group_queries, split_rows
 from lrkd.data.types import ItemText, LabelSet
+from lrkd.errors import UserError
 from lrkd.prompts.book import Prompt, PromptBook
 from lrkd.prompts.encoding import PromptEncoder
 
@@ -23,15 +24,32 @@ class PairText:
 
     Args:
         item_text: Template of the item's text.
-        item_cap: Tokens of the item's text at most; the rest is cut.
+        item_chars: Characters of the item's text at most; the rest is cut. (Characters, because a server's tokenizer
+            need not be at hand.)
+
+    Raises:
+        UserError: ``item_chars`` is below 1.
     """
 
     item_text: ItemText
-    item_cap: int
+    item_chars: int
+
+    def __post_init__(self) -> None:
+        if self.item_chars < 1:
+            raise UserError(f"item_chars is at least 1, got {self.item_chars}")
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of ``pairs.parquet`` that it needs."""
+        return ["query", *self.item_text.fields]
+
+    def render(self, pair: dict[str, Any]) -> tuple[str, str]:
+        """A pair's query and its item's text."""
+        return pair["query"], self.item_text.render(pair)[: self.item_chars].rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as kept in checkpoints."""
-        return {"item_text": self.item_text.template, "item_cap": self.item_cap}
+        return {"item_text": self.item_text.template, "item_chars": self.item_chars}
 
 
 class PromptedPairs:
@@ -41,7 +59,7 @@ class PromptedPairs:
         root: The data root.
         text: How a pair becomes text.
         book: The prompts.
-        tokenizer: The teacher's, a fast one.
+        tokenizer: The teacher's.
         labels: The label set.
         fold: As in :func:`~lrkd.data.split_rows.split_rows`, as are the next two.
         val_fraction: See there.
@@ -66,8 +84,8 @@ class PromptedPairs:
         book.check_labels(labels)
         self.text, self.book, self.tokenizer, self.labels = text, book, tokenizer, labels
         self.encoder = PromptEncoder(tokenizer)
-        columns = ["pair_id", "query_id", "query", "label", "fold" if fold is not None else "split"]
-        self.table = read_pairs(root, columns=list(dict.fromkeys([*columns, *text.item_text.fields])), labels=labels)
+        columns = ["pair_id", "query_id", "label", "fold" if fold is not None else "split", *text.columns]
+        self.table = read_pairs(root, columns=list(dict.fromkeys(columns)), labels=labels)
         label = pc.index_in(self.table["label"], value_set=pa.array(labels.labels))
         self.label = label.fill_null(-1).to_numpy().astype(np.int64)
         """(N,) class index, -1 where unknown."""
@@ -78,19 +96,17 @@ class PromptedPairs:
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> list[tuple[str, str]]:
         """Query and item text of some rows."""
-        columns = ["query", *(field for field in self.text.item_text.fields)]
-        pairs = self.table.select(columns).take(pa.array(rows)).to_pylist()
-        items = [self.text.item_text.render(pair) for pair in pairs]
-        offsets = self.tokenizer(items, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        cap = self.text.item_cap
-        cut = [item if len(o) <= cap else item[: o[cap - 1][1]] for item, o in zip(items, offsets, strict=True)]
-        return [(pair["query"], item) for pair, item in zip(pairs, cut, strict=True)]
+        return [self.text.render(pair) for pair in self._of(rows)]
 
     def tokens_cut(self, rows: np.ndarray) -> np.ndarray:
         """How many tokens (N,) of the item's text are cut from some rows."""
-        items = [self.text.item_text.render(pair) for pair in self.table.take(pa.array(rows)).to_pylist()]
-        lengths = [len(ids) for ids in self.tokenizer(items, add_special_tokens=False).input_ids] if items else []
-        return np.maximum(np.array(lengths, np.int64) - self.text.item_cap, 0)
+        cut = [self.text.item_text.render(pair)[self.text.item_chars :] for pair in self._of(rows)]
+        ids = self.tokenizer(cut, add_special_tokens=False).input_ids if cut else []
+        return np.array([len(one) for one in ids], np.int64)
+
+    def _of(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.table.select(self.text.columns).take(pa.array(rows, pa.int64())).to_pylist()
+        return found
 
     def prompts(self, row: int, perspectives: Sequence[str]) -> list[Prompt]:
         """A row's prompts, one a perspective."""

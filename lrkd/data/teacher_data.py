@@ -94,13 +94,14 @@ class TeacherDataModule(ResumableDataModule):
         val_fraction: With ``fold``: the share of the other queries that validates.
         split_seed: With ``fold``: which queries these are.
         item_text: Template of the item's text over title, description, brand, color, bullets, category.
-        item_cap: Tokens of the item's text at most.
+        item_chars: Characters of the item's text at most.
         judged_pairs: How many validation and how many training pairs are judged in ``fit``.
         judged_tokens: Tokens of a judgement at most; one that needs more has no verdict.
         predict_split: Which pairs ``predict`` writes rationales for.
         predict_perspectives: From which perspectives; all of the book's, without the neutral one, by default.
         samples: In ``predict``: rationales a prompt.
         sampling: In ``predict``: how tokens are chosen.
+        predict_out: Where ``predict`` writes; by default ``rationales`` in the run's folder.
         batch_size: Pairs a process and optimiser step.
         eval_batch_size: Pairs a process whose prompts are answered together.
         num_workers: Processes that make batches.
@@ -121,13 +122,14 @@ class TeacherDataModule(ResumableDataModule):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         item_text: str = "{title}",
-        item_cap: int = 256,
+        item_chars: int = 1000,
         judged_pairs: int = 64,
         judged_tokens: int = 192,
         predict_split: Split = "all",
         predict_perspectives: list[str] | None = None,
         samples: int = 1,
         sampling: Sampling | None = None,
+        predict_out: str | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 32,
         num_workers: int = 0,
@@ -139,7 +141,6 @@ class TeacherDataModule(ResumableDataModule):
         for name, value in (
             ("batch_size", batch_size),
             ("eval_batch_size", eval_batch_size),
-            ("item_cap", item_cap),
             ("judged_pairs", judged_pairs),
             ("samples", samples),
         ):
@@ -148,11 +149,12 @@ class TeacherDataModule(ResumableDataModule):
         self.root, self.model, self.fold, self.val_fraction, self.split_seed = (
             root, model, fold, val_fraction, split_seed,
         )  # fmt: skip
-        self._pair_text = PairText(ItemText(item_text), item_cap)
+        self._pair_text = PairText(ItemText(item_text), item_chars)
         self.judged_pairs, self.judging = judged_pairs, Sampling(max_new_tokens=judged_tokens)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self._labels, self.book = LabelSet.load(label_set), PromptBook.load(prompts)
         self.predict_split, self.samples, self.sampling = predict_split, samples, sampling or Sampling(seed=seed)
+        self.predict_out = predict_out
         self.predict_perspectives = predict_perspectives or [p.name for p in self.book.perspectives]
         for name in self.predict_perspectives:
             self.book.perspective(name)

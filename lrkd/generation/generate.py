@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lrkd.data.pairs import pairs_path, read_pairs
+from lrkd.data.prompted_pairs import PairText
 from lrkd.data.rationales import rationales_path, read_rationales
 from lrkd.data.types import RATIONALES_FILE, ItemText, LabelSet
 from lrkd.errors import UserError
 from lrkd.generation.jobs import Completion, Engine, Job, Key, Sampling
 from lrkd.generation.report import print_counts
 from lrkd.generation.store import CompletionStore, Made, Stored
-from lrkd.prompts import PromptBook, parse_answer
+from lrkd.prompts import PromptBook
 
 STORE_FILE = "completions.sqlite"
 CHUNK = 4096
@@ -36,6 +37,7 @@ def generate_rationales(
     prompts: str = "esci",
     label_set: str = "esci",
     item_text: str = "{title}",
+    item_chars: int = 1000,
     perspectives: list[str] | str | None = None,
     samples: int = 1,
     max_new_tokens: int = 192,
@@ -68,6 +70,7 @@ def generate_rationales(
         prompts: The prompt book: esci, or a YAML file.
         label_set: esci, wands, or a YAML file; the prompt book must be written for it.
         item_text: Template of the item's text over title, description, brand, color, bullets and category.
+        item_chars: Characters of the item's text at most.
         perspectives: Perspectives of the prompt book (one or several names), neutral too; by default all but neutral.
         samples: Completions for each pair and perspective; several need a temperature.
         max_new_tokens: Tokens of a completion at most.
@@ -90,11 +93,12 @@ def generate_rationales(
     """
     console = Console(highlight=False, soft_wrap=True)
     sampling = _sampling(samples, max_new_tokens, temperature, top_p, top_k, seed)
-    book, labels, item = PromptBook.load(prompts), LabelSet.load(label_set), ItemText(item_text)
+    book, labels = PromptBook.load(prompts), LabelSet.load(label_set)
+    text = PairText(ItemText(item_text), item_chars)
     book.check_labels(labels)
     asked = [perspectives] if isinstance(perspectives, str) else perspectives
     names = [book.perspective(name).name for name in dict.fromkeys(asked or [p.name for p in book.perspectives])]
-    pairs = _pairs(root, item, split, limit, part, parts)
+    pairs = _pairs(root, text, split, limit, part, parts)
     console.print(f"Read {pairs.num_rows:,} pairs from {pairs_path(root)}")
     skipped = _present(root) if missing_only else set()
     engine: Engine
@@ -108,7 +112,7 @@ def generate_rationales(
             model, adapter=adapter, sampling=sampling, precision=precision, device=device, token_budget=token_budget
         )
         weights, computed = engine.weights, precision
-    made = Made(engine.teacher, weights, computed, book.version, labels.labels, item.template, sampling)
+    made = Made(engine.teacher, weights, computed, book.version, labels.labels, item_text, item_chars, sampling)
     with CompletionStore(out / STORE_FILE, made) as store:
         refuse_foreign(store, out)
         present = store.keys()
@@ -125,7 +129,7 @@ def generate_rationales(
             f"{len(wanted) - len(missing):,} of them in {store.path} already"
             + (f"; {pairs.num_rows * len(names) * samples - len(wanted):,} left out (missing_only)" if skipped else "")
         )
-        _run(engine, missing, _Renderer(pairs, book, item), store, console)
+        _run(engine, missing, _Renderer(pairs, book, text), store, console)
         print_counts(store, console)
         written = store.export(rationales_path(out))
     console.print(f"Wrote {written:,} rationales to {rationales_path(out)}")
@@ -160,33 +164,16 @@ def refuse_foreign(store: CompletionStore, out: Path) -> None:
 class _Renderer:
     """Makes jobs of keys, from query and item alone (trap 16)."""
 
-    def __init__(self, pairs: pa.Table, book: PromptBook, item: ItemText) -> None:
-        self.pairs, self.book, self.item = pairs, book, item
+    def __init__(self, pairs: pa.Table, book: PromptBook, text: PairText) -> None:
+        self.pairs, self.book, self.text = pairs, book, text
         self.row = {pair: row for row, pair in enumerate(pairs["pair_id"].to_pylist())}
 
     def jobs(self, keys: list[Key]) -> list[Job]:
         """The keys' jobs."""
         distinct = list(dict.fromkeys(key.pair_id for key in keys))
         rows = self.pairs.take(pa.array([self.row[pair] for pair in distinct])).to_pylist()
-        text = {row["pair_id"]: (row["query"], self.item.render(row)) for row in rows}
+        text = {row["pair_id"]: self.text.render(row) for row in rows}
         return [Job(key, self.book.render(*text[key.pair_id], key.perspective)) for key in keys]
-
-    def stored(self, completion: Completion, teacher: str) -> Stored:
-        """A completion, read."""
-        c = completion
-        answer = parse_answer(c.text, self.book.labels, self.book.answer, finished=c.finished)
-        return Stored(
-            key=c.key,
-            text=c.text,
-            rationale=answer.rationale,
-            verdict=answer.verdict,
-            failure=answer.failure,
-            finished=c.finished,
-            prompt_tokens=c.prompt_tokens,
-            tokens=c.tokens,
-            teacher=teacher,
-            prompt_version=self.book.version,
-        )
 
 
 def _run(engine: Engine, keys: list[Key], renderer: _Renderer, store: CompletionStore, console: Console) -> None:
@@ -196,7 +183,7 @@ def _run(engine: Engine, keys: list[Key], renderer: _Renderer, store: Completion
     with Progress(*columns, TextColumn("{task.fields[rate]}"), transient=True, console=console) as progress:
         task = progress.add_task("Generating", total=len(keys), rate="")
         for done, completion in enumerate(_completions(engine, keys, renderer), 1):
-            store.add([renderer.stored(completion, engine.teacher)])
+            store.add([Stored.of(completion, renderer.book, engine.teacher)])
             prompt_tokens += completion.prompt_tokens
             tokens += completion.tokens
             seconds = perf_counter() - started
@@ -220,11 +207,11 @@ def _completions(engine: Engine, keys: list[Key], renderer: _Renderer) -> Iterat
         start = end
 
 
-def _pairs(root: Path, item: ItemText, split: str | None, limit: int | None, part: int, parts: int) -> pa.Table:
+def _pairs(root: Path, text: PairText, split: str | None, limit: int | None, part: int, parts: int) -> pa.Table:
     """The pairs to write for: pair_id, query and what the item's text needs."""
     if not 0 <= part < parts:
         raise UserError(f"part {part}: is 0 to {parts - 1} where parts is {parts}")
-    columns: list[Any] = ["pair_id", "query", *item.fields]
+    columns = ["pair_id", *text.columns]
     pairs = read_pairs(root, columns=columns if split is None else [*columns, "split"])
     if split is not None:
         pairs = pairs.filter(pc.equal(pairs["split"], split)).drop_columns(["split"])

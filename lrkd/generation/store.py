@@ -15,8 +15,8 @@ import pyarrow as pa
 from lrkd.data.pairs import ParquetSink
 from lrkd.data.types import RATIONALES_SCHEMA
 from lrkd.errors import UserError
-from lrkd.generation.jobs import Key, Sampling
-from lrkd.prompts.verdict import Failure
+from lrkd.generation.jobs import Completion, Key, Sampling
+from lrkd.prompts import Failure, PromptBook, parse_answer
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS completions (
@@ -46,6 +46,7 @@ class Made:
         prompt_version: The prompt book's version.
         labels: The labels that a verdict may be.
         item_text: The template of the item's text.
+        item_chars: Characters of it at most.
         sampling: How tokens are chosen.
     """
 
@@ -55,6 +56,7 @@ class Made:
     prompt_version: str
     labels: tuple[str, ...]
     item_text: str
+    item_chars: int
     sampling: Sampling
 
     def flat(self) -> dict[str, Any]:
@@ -78,6 +80,24 @@ class Stored:
     tokens: int
     teacher: str
     prompt_version: str
+
+    @classmethod
+    def of(cls, completion: Completion, book: PromptBook, teacher: str) -> Stored:
+        """A completion of one of the book's prompts, read."""
+        c = completion
+        answer = parse_answer(c.text, book.labels, book.answer, finished=c.finished)
+        return cls(
+            key=c.key,
+            text=c.text,
+            rationale=answer.rationale,
+            verdict=answer.verdict,
+            failure=answer.failure,
+            finished=c.finished,
+            prompt_tokens=c.prompt_tokens,
+            tokens=c.tokens,
+            teacher=teacher,
+            prompt_version=book.version,
+        )
 
 
 @dataclass

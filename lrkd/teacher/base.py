@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning as L
@@ -20,6 +21,8 @@ from lrkd.data.types import LabelSet
 from lrkd.distributed import gather_objects
 from lrkd.errors import UserError
 from lrkd.generation.in_process import complete
+from lrkd.generation.process_store import ProcessStore
+from lrkd.generation.store import Made, Stored
 from lrkd.hparams import refuse_different_hyperparameters
 from lrkd.metrics import Predicted, relevance_metrics
 from lrkd.prompts.book import PromptBook
@@ -27,7 +30,7 @@ from lrkd.prompts.encoding import PromptEncoder
 from lrkd.prompts.verdict import parse_answer
 from lrkd.teacher.judgements import Judgement, judgement_metrics, shares, verdicts
 from lrkd.teacher.micro_batches import cut
-from lrkd.teacher.policy import DType, add_lora, load_causal_lm, load_tokenizer, trainable
+from lrkd.teacher.policy import DType, add_lora, load_causal_lm, load_tokenizer, trainable, weights_digest
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -286,12 +289,40 @@ class Teacher(L.LightningModule):
         strict = judgement_metrics(judged, data.pairs.label, voting, self.book.neutral.name, self.label_set)
         return {**{name: float(value) for name, value in of_shares.items()}, **strict, "temperature": 1.0}
 
-    def predictions_table(self, data: TeacherDataModule) -> pa.Table:
+    # Writing rationales
+
+    def on_predict_start(self) -> None:
+        """Open this process's store; what any process wrote before is not written again."""
+        data: TeacherDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        run = Path(self.trainer.default_root_dir)
+        folder = Path(data.predict_out) if data.predict_out is not None else run / "rationales"
+        digest = weights_digest((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        precision, text = str(self.trainer.precision), self.hparams["text"]
+        labels = self.label_set.labels
+        made = Made(run.name, digest, precision, self.book.version, labels, **text, sampling=data.sampling)
+        self._store = ProcessStore(folder, self.global_rank, made)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Write rationales into the store."""
+        jobs = [job for job in batch.jobs if job.key not in self._store.present]
+        for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
+            self._store.add(Stored.of(done, self.book, Path(self.trainer.default_root_dir).name))
+
+    def on_predict_end(self) -> None:
+        """Merge the processes' stores by key into ``rationales.parquet``."""
+        self._store.close()
+        self.trainer.strategy.barrier()
+        if self.trainer.is_global_zero:
+            self._store.merge()
+
+    def predictions_table(self, data: TeacherDataModule) -> pa.Table | None:
         """One row a judged pair.
 
         The columns are pair_id, query_id, query, label, each label's share of the votes, the tokens cut, and a column
         a perspective (and the neutral prompt) with what was written.
         """
+        if self.trainer.state.fn == "predict":
+            return None
         judged = [judgement for judgement in self.judgements if judgement.split != "train"]
         rows, found = verdicts(judged, [p.name for p in self.book.perspectives], self.label_set)
         table = data.pairs.table.select(["pair_id", "query_id", "query", "label"]).take(pa.array(rows))

@@ -57,8 +57,8 @@ class RecordedModel(Protocol):
     def parameter_counts(self) -> dict[str, int]:
         """Parameters of its parts, and in ``total``."""
 
-    def predictions_table(self, data: Any) -> pa.Table:
-        """The predictions of the split that was scored last, one row a pair."""
+    def predictions_table(self, data: Any) -> pa.Table | None:
+        """The predictions of the split that was scored last, one row a pair; None if the module has written its own."""
 
 
 class RunRecorder(Callback):
@@ -172,6 +172,8 @@ class RunRecorder(Callback):
             return
         data, model = _checked(trainer, pl_module)
         table = model.predictions_table(data)
+        if table is None:
+            return
         path = self.folder / f"{split}_predictions.parquet"
         self.folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)

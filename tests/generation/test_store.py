@@ -10,7 +10,7 @@ from lrkd.errors import UserError
 from lrkd.generation.jobs import Key, Sampling
 from lrkd.generation.store import CompletionStore, Made, Stored, merge
 
-MADE = Made("tiny", "abc", "bfloat16", "esci-1@12345678", ("Exact", "Irrelevant"), "{title}", Sampling())
+MADE = Made("tiny", "abc", "bfloat16", "esci-1@12345678", ("Exact", "Irrelevant"), "{title}", 1000, Sampling())
 
 
 def stored(pair, perspective="user_intent", sample=0, **changes):

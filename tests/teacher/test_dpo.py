@@ -67,7 +67,7 @@ def make_data(root, model, preferences, **settings):
 
 def make_model(policy, **settings):
     settings = {"lr": 1e-2, "warmup": 0.0} | settings
-    text = {"item_text": "{title}", "item_cap": 256}
+    text = {"item_text": "{title}", "item_chars": 1000}
     return TeacherDPO(policy, label_set=LABELS.to_dict(), prompts=BOOK.to_json(), text=text, **settings)
 
 
@@ -167,7 +167,7 @@ def test_what_precomputed_logps_depend_on(tiny_root, tiny_teacher, policy, prefe
     known = fingerprint(model)
     assert fingerprint(make_model(policy, reference="precomputed")) == known
     assert fingerprint(model, max_length=512) != known
-    assert fingerprint(model, item_cap=3) != known
+    assert fingerprint(model, item_chars=3) != known
     model.tokenizer.add_tokens(["<|new|>"])
     assert fingerprint(model) != known
     changed = make_model(policy, reference="precomputed")
