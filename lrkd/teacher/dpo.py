@@ -165,7 +165,8 @@ class TeacherDPO(Teacher):
 
     def objective(self, means: dict[str, Tensor]) -> Tensor:
         """DPO, and the likelihood of what was chosen."""
-        return means["dpo"] + self.hparams["sft_weight"] * means["nll"]
+        loss: Tensor = means["dpo"] + self.hparams["sft_weight"] * means["nll"]
+        return loss
 
     def micro_sums(self, batch: PreferenceBatch, places: list[int]) -> dict[str, Tensor]:
         """Losses, rewards and log-probabilities."""
