@@ -13,7 +13,7 @@ from lrkd.sweep import finish_fit, lrkd
 COMMAND = ["--method=policy", "--trainer.logger=false"]
 
 
-def crossfit(*, fit_config: list[Path], out: Path, parts: int = 3) -> None:
+def crossfit(*, fit_config: str | list[str], out: Path, parts: int = 3) -> None:
     """Cut the training queries into parts; for each, train on the others and write rationales for its pairs.
 
     SFT memorises its training pairs: on them a policy hardly ever contradicts itself, and there is nothing for
@@ -33,10 +33,11 @@ def crossfit(*, fit_config: list[Path], out: Path, parts: int = 3) -> None:
     """
     if parts < 2:
         raise UserError(f"parts is at least 2, got {parts}")
+    configs = [fit_config] if isinstance(fit_config, str) else fit_config
     written = []
     for part in range(parts):
         folder = out / f"part{part}"
-        options = [*(f"--config={path}" for path in fit_config), *COMMAND, f"--trainer.default_root_dir={folder}"]
+        options = [*(f"--config={path}" for path in configs), *COMMAND, f"--trainer.default_root_dir={folder}"]
         options += [f"--data.init_args.crossfit_part={part}", f"--data.init_args.crossfit_parts={parts}"]
         run = _folder(options)
         predict = ["--data.init_args.predict_split=held_out", f"--data.init_args.predict_out={folder}"]

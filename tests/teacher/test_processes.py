@@ -44,17 +44,19 @@ def logged(folder):
 
 @pytest.fixture(scope="module")
 def runs(tiny_root, tiny_teacher, tmp_path_factory):
-    """The same SFT with one process (batches of 4, whole) and with two (2 each, in micro-batches), each with `predict`."""
+    """The same SFT with one process (batches of 4, whole) and with two (2 each, in micro-batches), and `predict`."""
     folder, found = tmp_path_factory.mktemp("runs"), {}
     for processes, batch, budget in ((1, 4, 100_000), (2, 2, 500)):
         devices = ["--trainer.devices", processes, *(["--trainer.strategy", "ddp"] if processes > 1 else [])]
         run("fit", "--config", "configs/teacher/sft.yaml", "--model.init_args.model", tiny_teacher,
-            "--model.init_args.token_budget", budget, "--model.init_args.lr", "1e-2", "--data.init_args.root", tiny_root,
+            "--model.init_args.token_budget", budget, "--model.init_args.lr", "1e-2",
+            "--data.init_args.root", tiny_root,
             "--data.init_args.batch_size", batch, "--data.init_args.eval_batch_size", batch, "--trainer.max_epochs", 3,
             "--trainer.default_root_dir", folder / str(processes), *SHARED, *devices)  # fmt: skip
         found[processes] = folder / str(processes) / "teacher_sft-seed0"
         run("predict", "--ckpt_path", found[processes] / "checkpoints" / "last.ckpt", *devices,
-            "--data.init_args.sampling", '{"max_new_tokens": 6, "temperature": 0.7}', "--data.init_args.samples", 2)  # fmt: skip
+            "--data.init_args.sampling", '{"max_new_tokens": 6, "temperature": 0.7}',
+            "--data.init_args.samples", 2)  # fmt: skip
     return found
 
 
@@ -64,7 +66,7 @@ def test_two_processes_learn_and_measure_as_one(runs):  # traps 1, 2, 15
     steps = {step for step, name in one if name == "train/loss"}
     assert len(steps) == 6  # 8 pairs with rationales, 3 epochs
     for key, value in one.items():
-        assert two[key] == pytest.approx(value, rel=2e-3, abs=1e-5), key
+        assert two[key] == pytest.approx(value, rel=2e-3, abs=1e-5, nan_ok=True), key
 
 
 def test_two_processes_write_every_rationale_once(runs, tiny_root):  # traps 17, 41
@@ -130,7 +132,7 @@ def test_cross_fitting_writes_for_every_training_pair_by_another_policy(tiny_roo
     written = []
     for part in range(2):
         with CompletionStore(tmp_path / "out" / f"part{part}" / "completions.sqlite") as store:
-            written.append({key.pair_id for key in store.keys()})
+            written.append({stored.key.pair_id for stored in store})
         record = json.loads((tmp_path / "out" / f"part{part}" / "policy-seed0" / "run.json").read_text())
         assert record["data"]["pairs"]["train"] == len(train) - len(written[part])
     assert written[0] | written[1] == set(train)
