@@ -49,8 +49,51 @@ $(Q)/%-seed0/test_metrics.json: configs/quickstart/%.yaml $(Q)/data/pairs.parque
 	$(LRKD) fit --config $<
 	$(LRKD) test --ckpt_path $(Q)/$*-seed0/checkpoints/best.ckpt
 
-$(Q)/compare/compare.png: $(Q)/audit.json $(Q)/encoder-seed0/test_metrics.json $(Q)/lrkd_mlp-seed0/test_metrics.json
-	$(LRKD) compare --runs $(Q)/encoder-seed0 $(Q)/lrkd_mlp-seed0 --baseline encoder --out $(Q)/compare
+# The teacher: a tiny language model learns the rationales, then to prefer the right ones; then it writes its own.
+
+$(Q)/llama/config.json: $(Q)/data/pairs.parquet lrkd/teacher/create.py
+	rm -rf $(Q)/llama
+	$(LRKD) teacher create --root $(Q)/data --out $(Q)/llama
+
+TEACHER := $(wildcard lrkd/*.py lrkd/teacher/*.py lrkd/prompts/* lrkd/generation/*.py lrkd/data/*.py)
+
+$(Q)/teacher_sft-seed0/test_metrics.json: configs/quickstart/teacher_sft.yaml $(Q)/llama/config.json $(TEACHER)
+	rm -rf $(Q)/teacher_sft-seed0
+	$(LRKD) fit --config $<
+	$(LRKD) test --ckpt_path $(Q)/teacher_sft-seed0/checkpoints/best.ckpt
+
+$(Q)/sft/config.json: $(Q)/teacher_sft-seed0/test_metrics.json
+	rm -rf $(Q)/sft
+	$(LRKD) teacher export --run $(Q)/teacher_sft-seed0 --out $(Q)/sft
+
+$(Q)/preferences/preferences.parquet: $(Q)/data/pairs.parquet
+	$(LRKD) rationales conflicts --root $(Q)/data --out $(Q)/preferences
+
+$(Q)/teacher_dpo-seed0/test_metrics.json: configs/quickstart/teacher_dpo.yaml $(Q)/sft/config.json $(Q)/preferences/preferences.parquet
+	rm -rf $(Q)/teacher_dpo-seed0
+	$(LRKD) fit --config $<
+	$(LRKD) test --ckpt_path $(Q)/teacher_dpo-seed0/checkpoints/best.ckpt
+
+$(Q)/dpo/config.json: $(Q)/teacher_dpo-seed0/test_metrics.json
+	rm -rf $(Q)/dpo
+	$(LRKD) teacher export --run $(Q)/teacher_dpo-seed0 --out $(Q)/dpo
+
+$(Q)/taught/rationales.parquet: $(Q)/dpo/config.json
+	rm -rf $(Q)/taught
+	mkdir $(Q)/taught && cp $(Q)/data/pairs.parquet $(Q)/taught
+	$(LRKD) rationales generate --root $(Q)/taught --out $(Q)/taught --model $(Q)/dpo --prompts $(Q)/dpo/prompts.yaml --split train --max_new_tokens 96
+
+$(Q)/taught_targets/fingerprint.json: $(Q)/taught/rationales.parquet
+	rm -rf $(Q)/taught_targets
+	$(LRKD) rationales embed --root $(Q)/taught --encoder $(MINILM) --out $(Q)/taught_targets
+	touch $@
+
+$(Q)/lrkd_mlp_taught-seed0/test_metrics.json: $(Q)/taught_targets/fingerprint.json
+
+RUNS := encoder lrkd_mlp teacher_sft teacher_dpo lrkd_mlp_taught
+
+$(Q)/compare/compare.png: $(Q)/audit.json $(RUNS:%=$(Q)/%-seed0/test_metrics.json)
+	$(LRKD) compare --runs $(RUNS:%=$(Q)/%-seed0) --baseline encoder --out $(Q)/compare
 
 lint: setup
 	$(BIN)/ruff check .

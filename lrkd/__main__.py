@@ -25,6 +25,7 @@ STAGES = {
     "teacher export": ("lrkd.teacher.export:export_teacher", "a trained teacher as a folder that transformers loads"),
     "rationales filter": ("lrkd.teacher.filtering:filter_rationales", "rationales whose verdict is the gold label"),
     "rationales conflicts": ("lrkd.teacher.conflicts:mine_conflicts", "preference pairs from conflicting rationales"),
+    "rationales crossfit": ("lrkd.teacher.crossfit:crossfit", "a policy's rationales for pairs it was not trained on"),
     "rationales generate": ("lrkd.generation.generate:generate_rationales", "an LLM's rationales for pairs, resumable"),
     "rationales merge": ("lrkd.generation.merge:merge_rationales", "the rationales of several processes into one file"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),

@@ -183,15 +183,22 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _run(point: Point) -> bool:
     """Fit, or go on fitting, and validate; whether both succeeded."""
-    checkpoints = point.folder / "checkpoints"
-    if not is_run(point.folder):
-        last = checkpoints / "last.ckpt"
-        resume = [f"--ckpt_path={last}"] if last.is_file() else []
-        if _lrkd("fit", *point.options, *resume):
-            return False
-    return _lrkd("validate", f"--ckpt_path={checkpoints / 'best.ckpt'}") == 0
+    best = point.folder / "checkpoints" / "best.ckpt"
+    return finish_fit(point.folder, point.options) and lrkd("validate", f"--ckpt_path={best}")
 
 
-def _lrkd(*args: str) -> int:
-    """One command in a process of its own: what it leaves behind is gone with it."""
-    return subprocess.run([sys.executable, "-m", "lrkd", *args], check=False).returncode
+def finish_fit(folder: Path, options: list[str]) -> bool:
+    """Fit, or go on fitting, unless it is done; whether it is.
+
+    Args:
+        folder: The run's folder.
+        options: Of ``fit``.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = [f"--ckpt_path={last}"] if last.is_file() else []
+    return is_run(folder) or lrkd("fit", *options, *resume)
+
+
+def lrkd(*args: str) -> bool:
+    """One command in a process of its own, so that what it leaves behind is gone with it; whether it succeeded."""
+    return subprocess.run([sys.executable, "-m", "lrkd", *args], check=False).returncode == 0

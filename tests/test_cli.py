@@ -239,15 +239,20 @@ def test_an_extractor_from_outside_fits_saves_reloads_and_tests(options, tmp_pat
     assert (tmp_path / "gated-seed0" / "test_metrics.json").is_file()
 
 
-def test_every_config_parses(options, tmp_path):  # trap 42
+def test_every_config_parses(options, tiny_root, tmp_path):  # trap 42
     from lrkd.cli import PlannedFit
 
+    teacher = ["--model.init_args.model", "any", "--data.init_args.root", str(tiny_root)]
+    preferences = ["--data.init_args.preferences", str(tmp_path)]
     found = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweeps")  # tests/test_sweep.py
     assert len(found) >= 24
     for path in found:
         overlay = path.parent.name in ("logger", "esci_mini", "trainer")
-        base = ["--config", str(CONFIGS / "student" / "encoder.yaml")] if overlay else []
-        PlannedFit(["fit", *base, "--config", str(path), *options])
+        is_teacher = "teacher" in str(path.relative_to(CONFIGS)) or path.parent.name == "smollm2"
+        base = "teacher/sft.yaml" if path.parent.name == "smollm2" else "student/encoder.yaml" if overlay else None
+        bases = ["--config", str(CONFIGS / base)] if base else []
+        more = [*teacher, *(preferences if "dpo" in path.name else [])] if is_teacher else options
+        PlannedFit(["fit", *bases, "--config", str(path), *more])
 
 
 @pytest.mark.parametrize("command", [*STAGES, *TRAINING])

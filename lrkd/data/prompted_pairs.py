@@ -64,6 +64,8 @@ class PromptedPairs:
         fold: As in :func:`~lrkd.data.split_rows.split_rows`, as are the next two.
         val_fraction: See there.
         split_seed: See there.
+        crossfit: (part, parts): of so many parts of the training queries, this one does not train: its rows are
+            ``held_out``.
 
     Raises:
         UserError: Something is wrong with the files, or the book was written for other labels.
@@ -80,6 +82,7 @@ class PromptedPairs:
         fold: int | None,
         val_fraction: float,
         split_seed: int,
+        crossfit: tuple[int, int] | None = None,
     ) -> None:
         book.check_labels(labels)
         self.text, self.book, self.tokenizer, self.labels = text, book, tokenizer, labels
@@ -92,7 +95,12 @@ class PromptedPairs:
         self.query = group_queries(self.table["query"])
         """(N,) query group."""
         self.rows = split_rows(self.table, self.query, root, fold=fold, val_fraction=val_fraction, seed=split_seed)
-        """The rows of train, val, test and all."""
+        """The rows of train, val, test and all, and of held_out in cross-fitting."""
+        if crossfit is not None:
+            (part, parts), train = crossfit, self.rows["train"]
+            groups = np.random.default_rng(split_seed).permutation(np.unique(self.query[train]))
+            held_out = np.isin(self.query[train], groups[part::parts])
+            self.rows |= {"train": train[~held_out], "held_out": train[held_out]}
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> list[tuple[str, str]]:
         """Query and item text of some rows."""

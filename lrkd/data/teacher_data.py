@@ -22,7 +22,7 @@ from lrkd.generation.jobs import Job, Key, Sampling
 from lrkd.pretrained import resolve
 from lrkd.prompts.book import PromptBook
 
-Split = Literal["train", "val", "test", "all"]
+Split = Literal["train", "val", "test", "all", "held_out"]
 
 
 @dataclass
@@ -93,6 +93,9 @@ class TeacherDataModule(ResumableDataModule):
             the ``split`` column decides.
         val_fraction: With ``fold``: the share of the other queries that validates.
         split_seed: With ``fold``: which queries these are.
+        crossfit_part: In cross-fitting: which part of the training queries does not train, from 0; the split
+            ``held_out`` is its pairs.
+        crossfit_parts: In cross-fitting: how many parts there are.
         item_text: Template of the item's text over title, description, brand, color, bullets, category.
         item_chars: Characters of the item's text at most.
         judged_pairs: How many validation and how many training pairs are judged in ``fit``.
@@ -121,6 +124,8 @@ class TeacherDataModule(ResumableDataModule):
         fold: int | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        crossfit_part: int | None = None,
+        crossfit_parts: int = 3,
         item_text: str = "{title}",
         item_chars: int = 1000,
         judged_pairs: int = 64,
@@ -149,6 +154,13 @@ class TeacherDataModule(ResumableDataModule):
         self.root, self.model, self.fold, self.val_fraction, self.split_seed = (
             root, model, fold, val_fraction, split_seed,
         )  # fmt: skip
+        if crossfit_part is not None and not 0 <= crossfit_part < crossfit_parts:
+            raise UserError(
+                f"crossfit_part is 0 to {crossfit_parts - 1} of crossfit_parts {crossfit_parts}, got {crossfit_part}"
+            )
+        if predict_split == "held_out" and crossfit_part is None:
+            raise UserError("predict_split held_out is the pairs of crossfit_part, which is not given")
+        self._crossfit = (crossfit_part, crossfit_parts) if crossfit_part is not None else None
         self._pair_text = PairText(ItemText(item_text), item_chars)
         self.judged_pairs, self.judging = judged_pairs, Sampling(max_new_tokens=judged_tokens)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -195,6 +207,7 @@ class TeacherDataModule(ResumableDataModule):
             fold=self.fold,
             val_fraction=self.val_fraction,
             split_seed=self.split_seed,
+            crossfit=self._crossfit,
         )
         label = self.pairs.label[self.pairs.rows["train"]]
         self.label_counts = np.bincount(label[label >= 0], minlength=len(self._labels))

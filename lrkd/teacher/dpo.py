@@ -174,13 +174,14 @@ class TeacherDPO(Teacher):
         policy, lengths = self._completion_logps(trees)
         reference = self._reference_of(batch, places, trees)
         scale = lengths if self.hparams["loss_type"] == "ipo" else torch.ones_like(lengths)
-        losses, chosen, rejected = dpo_loss(
+        losses, _, _ = dpo_loss(
             *(policy / scale).unbind(1),
             *(reference / scale).unbind(1),
             beta=self.hparams["beta"],
             label_smoothing=self.hparams["label_smoothing"],
             loss_type=self.hparams["loss_type"],
         )
+        chosen, rejected = (self.hparams["beta"] * (policy - reference).detach()).unbind(1)  # of sums, as TRL logs them
         return {
             "dpo": losses.sum(),
             "rewards/chosen": chosen.sum(),
