@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lrkd.data.prefix_tree import TreeBatch, attention_mask
+from lrkd.teacher.tree_attention import tree_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,12 +38,14 @@ def token_logps(model: PreTrainedModel, batch: TreeBatch) -> Tensor:
     if model.config._attn_implementation != "sdpa":
         raise ValueError(f"shared prefixes need sdpa attention, the model has {model.config._attn_implementation!r}")
     decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
-    hidden: Tensor = decoder(
-        input_ids=batch.ids,
-        attention_mask=attention_mask(batch.branch),
-        position_ids=batch.position,
-        use_cache=False,
-    ).last_hidden_state
+    with tree_attention(model, batch.branch) as settings:
+        hidden: Tensor = decoder(
+            input_ids=batch.ids,
+            attention_mask=attention_mask(batch.branch),
+            position_ids=batch.position,
+            use_cache=False,
+            **settings,
+        ).last_hidden_state
     states = hidden.flatten(0, 1)[batch.predictor]
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     pieces = zip(torch.split(states, CHUNK), torch.split(batch.target, CHUNK), strict=True)
@@ -55,6 +59,4 @@ def completion_logps(logps: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
 
 
 def _logps(head: Any, states: Tensor, target: Tensor) -> Tensor:
-    logits: Tensor = head(states).float()
-    chosen = logits.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
+    return -cross_entropy(head(states).float(), target, reduction="none")
