@@ -240,8 +240,8 @@ class Teacher(L.LightningModule):
             return
         for places in cut(self.trees(batch), self.hparams["token_budget"]):
             for name, value in self.micro_sums(batch, places).items():
-                self._sums[name] = self._sums.get(name, 0) + value.double()
-        self._sums["totals"] = self._sums.get("totals", 0) + self.totals(batch).double()
+                self._sums[name] = self._sums.get(name, 0) + value.double().cpu()
+        self._sums["totals"] = self._sums.get("totals", 0) + self.totals(batch).double().cpu()
 
     def _judge(self, batch: PromptBatch) -> None:
         # Before training, one pair shows whether judging works at all.
