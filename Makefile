@@ -53,7 +53,7 @@ $(Q)/%-seed0/test_metrics.json: configs/quickstart/%.yaml $(Q)/data/pairs.parque
 
 $(Q)/llama/config.json: $(Q)/data/pairs.parquet lrkd/teacher/create.py
 	rm -rf $(Q)/llama
-	$(LRKD) teacher create --root $(Q)/data --out $(Q)/llama
+	$(LRKD) teacher create --root $(Q)/data --out $(Q)/llama --prompts configs/quickstart/prompts.yaml
 
 TEACHER := $(wildcard lrkd/*.py lrkd/teacher/*.py lrkd/prompts/* lrkd/generation/*.py lrkd/data/*.py)
 
@@ -67,7 +67,7 @@ $(Q)/sft/config.json: $(Q)/teacher_sft-seed0/test_metrics.json
 	$(LRKD) teacher export --run $(Q)/teacher_sft-seed0 --out $(Q)/sft
 
 $(Q)/preferences/preferences.parquet: $(Q)/data/pairs.parquet
-	$(LRKD) rationales conflicts --root $(Q)/data --out $(Q)/preferences
+	$(LRKD) rationales conflicts --root $(Q)/data --out $(Q)/preferences --prompts configs/quickstart/prompts.yaml
 
 $(Q)/teacher_dpo-seed0/test_metrics.json: configs/quickstart/teacher_dpo.yaml $(Q)/sft/config.json $(Q)/preferences/preferences.parquet
 	rm -rf $(Q)/teacher_dpo-seed0

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lrkd.__main__ import STAGES, TRAINING, main
+from lrkd.prompts import PromptBook
 from lrkd.runs import read_run
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +246,8 @@ def test_every_config_parses(options, tiny_root, tmp_path):  # trap 42
     teacher = ["--model.init_args.model", "any", "--data.init_args.root", str(tiny_root)]
     preferences = ["--data.init_args.preferences", str(tmp_path)]
     found = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweeps")  # tests/test_sweep.py
+    found.remove(CONFIGS / "quickstart" / "prompts.yaml")
+    PromptBook.load(str(CONFIGS / "quickstart" / "prompts.yaml"))
     assert len(found) >= 24
     for path in found:
         overlay = path.parent.name in ("logger", "esci_mini", "trainer")
