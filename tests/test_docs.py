@@ -1,19 +1,22 @@
-"""The pages under docs/: what they link to exists, and what extending.md and extractors.md show runs."""
+"""The pages under docs/: what they link to exists, and what extending.md, extractors.md and teacher.md show runs."""
 
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lrkd import extractors
-from lrkd.__main__ import main
+from lrkd.__main__ import STAGES, main
 from lrkd.extractors import Extractor
 from lrkd.hparams import component_factory
+from lrkd.prompts import PromptBook
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md") if page.is_file()]
@@ -58,14 +61,17 @@ def run_command(line):
         subprocess.run([sys.executable, *words[1:]], check=True, env=os.environ | {"PYTHONPATH": "."})
 
 
-def run_page(name, folder, monkeypatch):
+def run_page(name, folder, monkeypatch, section=None):
     """Blocks that begin with a file's name become that file; the others run in order, Python in one namespace."""
     page = ROOT / "docs" / name
+    text = page.read_text(encoding="utf-8")
+    if section is not None:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     (folder / "configs").symlink_to(ROOT / "configs")
-    blocks = [block for block in BLOCK.findall(page.read_text(encoding="utf-8")) if block[0] not in ("math", "text")]
-    assert {kind for kind, _ in blocks} == {"python", "yaml", "bash"}
+    blocks = [block for block in BLOCK.findall(text) if block[0] not in ("math", "text")]
+    assert {kind for kind, _ in blocks} >= {"yaml", "bash"}
     namespace = {"__name__": f"docs.{page.stem}"}
     try:
         for kind, text in blocks:
@@ -124,3 +130,38 @@ def test_parameters_that_extractors_states_are_right():
     for name, first, further in rows:
         one, two = (sum(p.numel() for p in getattr(extractors, name)(384, 384, n).parameters()) for n in (1, 2))
         assert (f"{one:,}", f"{two - one:,}") == (first, further), name
+
+
+@pytest.mark.slow
+def test_teachers_worked_example_runs(tmp_path, monkeypatch):
+    run_page("teacher.md", tmp_path, monkeypatch, "A worked example")
+    made = tmp_path / "runs/teacher"
+    assert all((made / run / "run.json").is_file() for run in ("sft-seed0", "dpo-seed0"))
+    assert (made / "targets" / "fingerprint.json").is_file()
+
+
+@pytest.mark.parametrize("page", ["teacher.md", "dpo.md"])
+def test_stage_commands_have_the_options_that_are_shown(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    shown = [shlex.split(line)[3:] for line in re.findall(r"^ *(python -m lrkd .+?)(?: &)?$", text, re.MULTILINE)]
+    stages = [words for words in shown if " ".join(words[:2]) in STAGES]
+    assert len(stages) >= 2
+    for words in stages:
+        module, _, function = STAGES[" ".join(words[:2])][0].partition(":")
+        known = inspect.signature(getattr(import_module(module), function)).parameters
+        options = {word.removeprefix("--") for word in words if word.startswith("--")}
+        assert options <= set(known), words
+
+
+def test_the_fourth_perspective_is_one(tmp_path):
+    blocks = BLOCK.findall((ROOT / "docs/teacher.md").read_text(encoding="utf-8"))
+    (entry,) = [text for kind, text in blocks if kind == "yaml" and "- name: value" in text]
+    shipped = (ROOT / "lrkd/prompts/esci.yaml").read_text(encoding="utf-8")
+    (tmp_path / "four.yaml").write_text(shipped.replace("neutral:\n", f"{entry}neutral:\n", 1), encoding="utf-8")
+    book = PromptBook.load(str(tmp_path / "four.yaml"))
+    assert [p.name for p in book.perspectives] == ["user_intent", "structured_analysis", "business_rule", "value"]
+    assert "Verdict: Substitute" in book.render("a", "b", "value").own
+
+
+def test_the_version_that_teacher_states_is_the_shipped_books():
+    assert f"`{PromptBook.load('esci').version}`" in (ROOT / "docs/teacher.md").read_text(encoding="utf-8")

@@ -108,3 +108,13 @@ def test_no_such_book_and_no_such_perspective(tmp_path):
     with pytest.raises(UserError, match=r"broken\.yaml"):
         PromptBook.load(str(tmp_path / "broken.yaml"))
     assert book(tmp_path).perspective("price") == Perspective("price", "Judge by price.")
+
+
+def test_a_book_survives_json(tmp_path):
+    made = book(tmp_path)
+    again = PromptBook.from_json(made.to_json())
+    assert again == made
+    assert again.version == made.version
+    for wrong in ("", "[]", "{}", made.to_json().replace('"system"', '"sistem"')):
+        with pytest.raises(UserError, match="to_json"):
+            PromptBook.from_json(wrong)

@@ -1,5 +1,6 @@
 """TeacherSFT: what its gradients are means over, what it keeps, and what its judgements are worth."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -403,3 +404,31 @@ def test_judgements_by_hand():
     assert metrics["n/accuracy"] == pytest.approx(2 / 3)
     assert metrics["failed/cut_off"] == pytest.approx(5 / 12)
     assert pa.array([metrics["f1/Irrelevant"]]).to_pylist() == [1.0]
+
+
+def test_loss_and_gradients_are_trls(tiny_root, tiny_teacher, tmp_path):  # trap 11
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    data = make_data(tiny_root, tiny_teacher, batch_size=24)
+    model = make_model(tiny_teacher, max_grad_norm=1e9)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    theirs = copy.deepcopy(model.llm)
+    _, record = fit(model, data)
+    arguments = trl.SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, max_length=None, bf16=False)
+    trainer = trl.SFTTrainer(
+        model=theirs, args=arguments, processing_class=data.pairs.tokenizer,
+        train_dataset=datasets.Dataset.from_list([{"prompt": "a", "completion": "b"}]),  # not used
+    )  # fmt: skip
+    rows = [
+        {"input_ids": ids, "labels": [-100] * (len(ids) - completion) + ids[-completion:]}
+        for ids, completion in sequences(data, data._dataset["train"].rows.tolist())
+    ]
+    loss = trainer.compute_loss(theirs, trainer.data_collator(rows))
+    loss.backward()
+    assert record.losses[0] == pytest.approx(float(loss), rel=1e-5)
+    expected = torch.cat([p.grad.flatten() for p in theirs.parameters() if p.requires_grad])
+    torch.testing.assert_close(record.steps[0], expected, rtol=1e-4, atol=1e-6)

@@ -376,3 +376,21 @@ def test_a_wandb_logger_without_wandb_says_how_to_get_it(command, options, runs,
     with pytest.raises(SystemExit):
         main([command, *args])
     assert "pip install 'lrkd[wandb]'" in capsys.readouterr().err
+
+
+def test_a_teachers_run_shows_its_own_rationales(tiny_root, tiny_teacher, place):
+    folder = place / "teacher"
+    main([
+        "fit", "--config", str(CONFIGS / "teacher" / "sft.yaml"), "--config", str(CONFIGS / "logger" / "wandb.yaml"),
+        "--trainer.logger.init_args.save_dir", str(folder), "--model.init_args.model", tiny_teacher,
+        "--data.init_args.root", str(tiny_root), "--data.init_args.judged_pairs", "3",
+        "--data.init_args.judged_tokens", "5", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1",
+        "--trainer.log_every_n_steps", "1", "--trainer.default_root_dir", str(folder),
+    ])  # fmt: skip
+    (fit,) = recorded(folder / "teacher_sft-seed0")
+    table = fit.table("val/examples")
+    asked = ["user_intent", "structured_analysis", "business_rule", "neutral"]
+    assert [name for name in table["columns"] if name.startswith("rationale/")] == [f"rationale/{p}" for p in asked]
+    assert len(table["data"]) == 3
+    assert {"train/loss", "val/loss", "val/macro_f1", "seen/accuracy"} <= fit.values().keys()
+    assert {"pairs", "rationales", "model"} <= fit.artifacts().keys()

@@ -92,22 +92,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--parts", nargs="+", default=["titles", "full", "extractors"])
     args = parser.parse_args()
     print(f"{machine(*PACKAGES)}\n{args.epochs} epochs, {args.rounds} rounds\n")
     with tempfile.TemporaryDirectory() as cache:
         common = ["--root", args.root, "--cache", cache, "--epochs", str(args.epochs)]
+        extractors = {name: ["--which", "fit", "--bf16", "--config", name] for name in EXTRACTORS}
+        best = "CrossEncoderTrainer, best"
         parts = {
-            "titles": (CONTENDERS, [*common, *TITLES], "CrossEncoderTrainer, best"),
-            f"full item text, {args.batches} batches an epoch": (
-                CONTENDERS,
-                [*common, *FULL, "--batches", str(args.batches)],
-                "CrossEncoderTrainer, best",
-            ),
+            "titles": (CONTENDERS, [*common, *TITLES], best),
+            "full": (CONTENDERS, [*common, *FULL, "--batches", str(args.batches)], best),
+            "extractors": (extractors, [*common, *TITLES, "--targets", args.targets], "encoder"),
         }
-        if args.targets:
-            contenders = {name: ["--which", "fit", "--bf16", "--config", name] for name in EXTRACTORS}
-            parts["extractors, titles"] = (contenders, [*common, *TITLES, "--targets", args.targets], "encoder")
-        for title, (contenders, shared, base) in parts.items():
+        for title in args.parts if args.targets else [part for part in args.parts if part != "extractors"]:
+            contenders, shared, base = parts[title]
             print(f"### {title}\n\n{table(compare(contenders, shared, args.rounds), base)}\n", flush=True)
 
 
