@@ -33,12 +33,15 @@ WARM_UP = 2
 EPOCHS = 3
 """Over which the reference's log-probabilities are used."""
 BEST = ["trl", "--grouped", "--allocator"]
+SMALL = ["--token_budget", "2560"]
+"""Micro-batches as large as TRL's, where the default is what a GPU holds."""
 CONTENDERS = {
     "sft": {
         "SFTTrainer, default": ["trl", "--checkpointing"],
         "SFTTrainer, best": BEST,
         "SFTTrainer, best, patched": [*BEST, "--compact"],
         "lrkd fit": ["fit"],
+        "lrkd fit, small": ["fit", *SMALL],
     },
     "dpo": {
         "DPOTrainer, default": ["trl", "--checkpointing", "--parts", "1"],
@@ -46,7 +49,8 @@ CONTENDERS = {
         "DPOTrainer, best, precomputed": [*BEST, "--parts", "2", "--precompute"],
         "DPOTrainer, best, precomputed, patched": [*BEST, "--parts", "2", "--precompute", "--compact"],
         "lrkd fit": ["fit"],
-        "lrkd fit, precomputed": ["fit", "--precompute"],
+        "lrkd fit, small": ["fit", *SMALL],
+        "lrkd fit, small, precomputed": ["fit", *SMALL, "--precompute"],
     },
 }
 
