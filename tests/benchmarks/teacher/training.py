@@ -8,8 +8,8 @@ All train on the same token ids in the same steps (``--batch`` pairs with all th
 many preference pairs), with LoRA of rank 16 on all linear layers begun alike, bfloat16 autocast, the same learning
 rates and schedule. TRL's trainers run in their default setting, which has gradient checkpointing; in their best one on
 CPU: without it, micro-batches of like length, the allocator settings that lrkd has; and patched so that the head is
-applied at learned tokens only, as TRL does on GPUs alone. padding_free, which packing is built on, is exact with sdpa
-but slow here; DPOTrainer ignores it. Where the reference's log-probabilities are computed beforehand, that counts, a
+applied at learned tokens only, as TRL does on GPUs alone. padding_free, which packing is built on, gives the same losses
+with sdpa (contenders.py has the option); DPOTrainer ignores it. Where the reference's log-probabilities are computed beforehand, that counts, a
 third for an epoch of three (as in configs/teacher/dpo.yaml). Each training is a process of its own; rounds are
 interleaved; figures are medians over the rounds, the first steps left out. Nothing else should run meanwhile; tokens
 per CPU second are what remains comparable where something does.
