@@ -291,22 +291,26 @@ class Teacher(L.LightningModule):
 
     # Writing rationales
 
+    @property
+    def name(self) -> str:
+        """What the rationales that it writes name as their teacher: the checkpoint's run, or the model."""
+        checkpoint = self.trainer.ckpt_path
+        return Path(checkpoint).resolve().parents[1].name if checkpoint else str(self.hparams["model"])
+
     def on_predict_start(self) -> None:
         """Open this process's store; what any process wrote before is not written again."""
         data: TeacherDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        run = Path(self.trainer.default_root_dir)
-        folder = Path(data.predict_out) if data.predict_out is not None else run / "rationales"
+        folder = Path(data.predict_out or Path(self.trainer.default_root_dir) / "rationales")
         digest = weights_digest((name, p) for name, p in self.named_parameters() if p.requires_grad)
-        precision, text = str(self.trainer.precision), self.hparams["text"]
-        labels = self.label_set.labels
-        made = Made(run.name, digest, precision, self.book.version, labels, **text, sampling=data.sampling)
+        precision, version = str(self.trainer.precision), self.book.version
+        made = Made(self.name, digest, precision, version, self.label_set.labels, **data.text, sampling=data.sampling)
         self._store = ProcessStore(folder, self.global_rank, made)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Write rationales into the store."""
         jobs = [job for job in batch.jobs if job.key not in self._store.present]
         for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
-            self._store.add(Stored.of(done, self.book, Path(self.trainer.default_root_dir).name))
+            self._store.add(Stored.of(done, self.book, self.name))
 
     def on_predict_end(self) -> None:
         """Merge the processes' stores by key into ``rationales.parquet``."""

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/tokens.py speed --rows 200000 --rounds 3
 
-compares `data import` and the token cache with a plain `datasets` script (pip install 'lrkd[benchmarks]') that loads
+compares `data import` and the token cache with a plain `datasets` script (pip install 'lrkd[peers]') that loads
 the same files, joins them with pandas and maps a tokenizer over them in batches: with its defaults; with only the
 columns that it needs (ours keeps all); and so with a process a core. It prints the machine and a table: seconds
 of the whole processes, rows per second, peak memory of the largest process, medians over the rounds. It stops unless
@@ -112,7 +112,7 @@ def plain(source: Path, encoder: str, processes: int, every_column: bool) -> Run
 def speed(args: argparse.Namespace) -> None:
     """Ours against `datasets`."""
     if find_spec("datasets") is None:
-        raise SystemExit("datasets is not installed: pip install 'lrkd[benchmarks]'")
+        raise SystemExit("datasets is not installed: pip install 'lrkd[peers]'")
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         source = generate(Path(folder), args.rows[0], args.width)
         programs = {
