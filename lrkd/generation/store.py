@@ -155,7 +155,7 @@ class CompletionStore:
         if not found:
             with self._database:
                 rows = [(name, json.dumps(value)) for name, value in wanted.items()]
-                self._database.executemany("INSERT INTO made VALUES (?, ?)", rows)
+                self._database.executemany("INSERT OR IGNORE INTO made VALUES (?, ?)", rows)  # two processes at once
             return wanted
         if different := differences(found, wanted):
             raise UserError(

@@ -33,8 +33,8 @@ class TeacherDPO(Teacher):
     (switching adapters off would give the *base* model, which knows nothing of the SFT), or as log-probabilities
     computed before the first step. Both are taken in eval mode, without dropout (traps 8 to 12).
 
-    Logged, in train and val: ``dpo``, ``nll``, ``loss``, and as in TRL ``rewards/chosen``, ``rewards/rejected``,
-    ``rewards/margins``, ``rewards/accuracies``, ``logps/chosen``, ``logps/rejected``; judgements as in TeacherSFT.
+    Logged as ``train/...``: ``dpo``, ``nll``, ``loss``, and as in TRL ``rewards/chosen``, ``rewards/rejected``,
+    ``rewards/margins``, ``rewards/accuracies``, ``logps/chosen``, ``logps/rejected``; ``val/...`` and ``seen/...``: judgements as in TeacherSFT.
 
     Args:
         model: The SFT policy: a folder that ``teacher export`` wrote, merged or of adapters.

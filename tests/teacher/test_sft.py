@@ -235,9 +235,9 @@ def test_a_teacher_that_learns_by_heart_shows_it(tiny_root, tiny_teacher):
         tiny_root, tiny_teacher, judged_tokens=80, batch_size=24, neutral=False, perspectives=["user_intent"]
     )
     model = make_model(tiny_teacher, lora_rank=None, lr=1e-2)
-    trainer, record = fit(model, data, epochs=80, check_val_every_n_epoch=80)
+    trainer, record = fit(model, data, epochs=160, check_val_every_n_epoch=160)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert record.losses[-1] < 0.2
+    assert record.losses[-1] < 0.1
     assert metrics["seen/user_intent/accuracy"] == 1.0
     assert {f"val/{name}/accuracy" for name in [*PERSPECTIVES, "neutral"]} <= metrics.keys()
     assert sum(metrics[f"val/failed/{r}"] for r in ("no_verdict", "unknown_label", "empty_rationale", "cut_off")) <= 1
