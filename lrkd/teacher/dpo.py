@@ -34,7 +34,8 @@ class TeacherDPO(Teacher):
     computed before the first step. Both are taken in eval mode, without dropout (traps 8 to 12).
 
     Logged as ``train/...``: ``dpo``, ``nll``, ``loss``, and as in TRL ``rewards/chosen``, ``rewards/rejected``,
-    ``rewards/margins``, ``rewards/accuracies``, ``logps/chosen``, ``logps/rejected``; ``val/...`` and ``seen/...``: judgements as in TeacherSFT.
+    ``rewards/margins``, ``rewards/accuracies``, ``logps/chosen``, ``logps/rejected``; as ``val/...`` and ``seen/...``
+    the judgements, as in TeacherSFT.
 
     Args:
         model: The SFT policy: a folder that ``teacher export`` wrote, merged or of adapters.
