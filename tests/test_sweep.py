@@ -62,10 +62,10 @@ def file(tiny_encoder, tiny_root, tiny_targets, tmp_path, monkeypatch):
         try:
             main(list(args))
         except (SystemExit, RuntimeError):
-            return 1
-        return 0
+            return False
+        return True
 
-    monkeypatch.setattr(module, "_lrkd", in_process)
+    monkeypatch.setattr(module, "lrkd", in_process)
     options = {
         "config": CONFIGS / "student" / "lrkd_mlp.yaml", "model.init_args.encoder": tiny_encoder,
         "data.init_args.root": tiny_root, "data.init_args.targets": tiny_targets,
