@@ -68,7 +68,7 @@ $(Q)/sft/config.json: $(Q)/teacher_sft-seed0/test_metrics.json
 	$(LRKD) teacher export --run $(Q)/teacher_sft-seed0 --out $(Q)/sft
 
 $(Q)/preferences/preferences.parquet: $(Q)/data/pairs.parquet
-	$(LRKD) rationales conflicts --root $(Q)/data --out $(Q)/preferences --prompts configs/quickstart/prompts.yaml
+	$(LRKD) rationales conflicts --root $(Q)/data --out $(Q)/preferences --prompts configs/quickstart/prompts.yaml --max_per_pair 1
 
 $(Q)/teacher_dpo-seed0/test_metrics.json: configs/quickstart/teacher_dpo.yaml $(Q)/sft/config.json $(Q)/preferences/preferences.parquet
 	rm -rf $(Q)/teacher_dpo-seed0
