@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, Dataset
 
 from lrkd.data.inputs import Input
-from lrkd.data.pairs import file_fingerprint
+from lrkd.data.pairs import file_fingerprint, table_file
 from lrkd.data.prefix_tree import PrefixTree, grow
 from lrkd.data.prompted_pairs import PromptedPairs
-from lrkd.data.rationales import rationales_path, read_rationales
+from lrkd.data.rationales import read_rationales_file
 from lrkd.data.sampler import BatchRequest
 from lrkd.data.teacher_data import TeacherDataModule
+from lrkd.data.types import RATIONALES_FILE
 from lrkd.errors import UserError
 
 CHUNK = 256
@@ -153,7 +155,7 @@ class CompletionDataModule(TeacherDataModule):
     Args:
         root: See :class:`~lrkd.data.teacher_data.TeacherDataModule`, as for all that is not here.
         model: See there.
-        rationales: A data root whose rationales are learned; by default ``root`` itself.
+        rationales: The rationales to learn: a folder with ``rationales.parquet``, or a file; by default ``root``'s.
         perspectives: Whose rationales are learned; all of the book's by default.
         consistent: Learn only rationales whose verdict is the gold label (the consistency filter).
         neutral: Whether a pair's rationales are learned under the neutral prompt, too: one of them, in turn, an epoch.
@@ -179,7 +181,7 @@ class CompletionDataModule(TeacherDataModule):
         super().__init__(root, model, **settings)
         for name in perspectives or []:
             self.book.perspective(name)
-        self.rationales = rationales or root
+        self.rationales = table_file(Path(rationales or root), RATIONALES_FILE)
         self.perspectives, self.consistent, self.neutral, self.max_length = (
             perspectives,
             consistent,
@@ -193,7 +195,7 @@ class CompletionDataModule(TeacherDataModule):
         if stage != "fit":
             return
         self.completions = Completions(
-            read_rationales(self.rationales, labels=self._labels),
+            read_rationales_file(self.rationales, labels=self._labels),
             self.pairs,
             perspectives=self.perspectives,
             consistent=self.consistent,
@@ -206,7 +208,7 @@ class CompletionDataModule(TeacherDataModule):
         }
         if not len(self._dataset["train"]):
             raise UserError(
-                f"{rationales_path(self.rationales)}: no rationale to learn for the training pairs of {self.root}: "
+                f"{self.rationales}: no rationale to learn for the training pairs of {self.root}: "
                 f"{self.completions.counts}"
             )
 
@@ -233,11 +235,11 @@ class CompletionDataModule(TeacherDataModule):
             "sha256": fingerprint["rationales"],
             "made from pairs": fingerprint["pairs"],
         } | self.completions.counts
-        return [*super().inputs(), Input("rationales", [rationales_path(self.rationales)], metadata)]
+        return [*super().inputs(), Input("rationales", [self.rationales], metadata)]
 
     def fingerprint(self) -> dict[str, str]:
         """The rationales' bytes, too."""
-        return super().fingerprint() | {"rationales": file_fingerprint(rationales_path(self.rationales))}
+        return super().fingerprint() | {"rationales": file_fingerprint(self.rationales)}
 
     def judged(self, split: str) -> np.ndarray:
         """Of the training pairs only those that are learned, so that memorisation shows."""

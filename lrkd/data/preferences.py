@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from torch.utils.data import DataLoader, Dataset
 
 from lrkd.data.inputs import Input
-from lrkd.data.pairs import file_fingerprint
+from lrkd.data.pairs import file_fingerprint, table_file
 from lrkd.data.preference_pairs import read_preferences, refuse_held_out
 from lrkd.data.prefix_tree import PrefixTree, grow
 from lrkd.data.prompted_pairs import PromptedPairs
@@ -106,7 +106,7 @@ class PreferenceDataModule(TeacherDataModule):
     Args:
         root: See :class:`~lrkd.data.teacher_data.TeacherDataModule`, as for all that is not here.
         model: See there.
-        preferences: A folder with the ``preferences.parquet`` that ``rationales conflicts`` made.
+        preferences: What ``rationales conflicts`` made: a folder with ``preferences.parquet``, or a file.
         max_length: Tokens of prompt and answer at most; preference pairs with a longer side are dropped, and counted.
         **settings: See :class:`~lrkd.data.teacher_data.TeacherDataModule`.
 
@@ -116,12 +116,8 @@ class PreferenceDataModule(TeacherDataModule):
 
     def __init__(self, root: str, model: str, *, preferences: str, max_length: int = 1024, **settings: Any) -> None:
         super().__init__(root, model, **settings)
-        self.preferences_folder, self.max_length = preferences, max_length
-
-    @property
-    def path(self) -> Path:
-        """The preference pairs' file."""
-        return Path(self.preferences_folder) / PREFERENCES_FILE
+        self.path, self.max_length = table_file(Path(preferences), PREFERENCES_FILE), max_length
+        """The preference pairs' file, and the most tokens of a side."""
 
     def setup(self, stage: str) -> None:
         """In ``fit``, read the preference pairs and check them against their pairs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,6 +54,7 @@ def generate_rationales(
     device: str | None = None,
     token_budget: int = 32_768,
     concurrency: int = 16,
+    extra_body: dict[str, Any] | None = None,
 ) -> None:
     """Let a language model write rationales and verdicts for a data root's pairs.
 
@@ -87,6 +88,8 @@ def generate_rationales(
         device: cpu, cuda, cuda:1, ...; by default what is there; in this process only.
         token_budget: Tokens whose keys and values are kept at a time: more fill a GPU better; in this process only.
         concurrency: Requests at a time; to a server only.
+        extra_body: Further fields of each request; to a server only. A thinking model on vLLM wants
+            '{"chat_template_kwargs": {"enable_thinking": false}}', which is what it gets in this process.
 
     Raises:
         UserError: An option or a file is wrong, or the store or rationales.parquet in ``out`` was made otherwise.
@@ -104,7 +107,7 @@ def generate_rationales(
     engine: Engine
     weights, computed = None, None
     if server is not None:
-        engine = _server(model, server, adapter, sampling, concurrency)
+        engine = _server(model, server, adapter, sampling, concurrency, extra_body)
     else:
         from lrkd.generation.transformers_engine import TransformersEngine
 
@@ -135,13 +138,19 @@ def generate_rationales(
     console.print(f"Wrote {written:,} rationales to {rationales_path(out)}")
 
 
-def _server(model: str, server: str, adapter: str | None, sampling: Sampling, concurrency: int) -> Engine:
+def _server(
+    model: str,
+    server: str,
+    adapter: str | None,
+    sampling: Sampling,
+    concurrency: int,
+    extra_body: dict[str, Any] | None,
+) -> Engine:
     if adapter is not None:
         raise UserError("adapter: a server applies its adapters itself; give the adapter's name there as model")
     from lrkd.generation.openai_engine import OpenAIEngine
 
-    engine: Engine = OpenAIEngine(model, server, sampling=sampling, concurrency=concurrency)
-    return engine
+    return OpenAIEngine(model, server, sampling=sampling, concurrency=concurrency, extra_body=extra_body)
 
 
 def refuse_foreign(store: CompletionStore, out: Path) -> None:
