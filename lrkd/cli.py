@@ -43,7 +43,8 @@ class SaveConfig(SaveConfigCallback):
         there = path.is_file()  # a resumed run keeps its file
         if stage == "fit" and not there:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, multifile=False)
+            # Nulls too: a setting that was switched off must not come back as its default.
+            self.parser.save(self.config, path, multifile=False, skip_unset=False)
         if stage != "fit" and there:  # a test on the run's own data belongs to that run, which has its settings
             return
         for logger in trainer.loggers:
@@ -211,7 +212,9 @@ class PlannedFit(FitCLI):
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as the run's ``config.yaml`` would hold them."""
-        settings: dict[str, Any] = yaml.safe_load(self._parser(str(self.subcommand)).dump(self.settings))
+        settings: dict[str, Any] = yaml.safe_load(
+            self._parser(str(self.subcommand)).dump(self.settings, skip_unset=False)
+        )
         return settings
 
 

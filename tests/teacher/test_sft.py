@@ -327,6 +327,15 @@ def test_a_test_writes_what_compare_reads(run, capsys):
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
 
 
+def test_a_setting_that_is_switched_off_stays_so(tiny_root, tiny_teacher, tmp_path):
+    """No LoRA, in `test` too: config.yaml keeps nulls."""
+    from lrkd.__main__ import main
+
+    main(command(tiny_root, tiny_teacher, tmp_path, "--model.init_args.lora_rank", "null"))
+    main(["test", "--ckpt_path", str(tmp_path / "teacher_sft-seed0" / "checkpoints" / "best.ckpt")])
+    assert (tmp_path / "teacher_sft-seed0" / "test_metrics.json").is_file()
+
+
 def test_exported_merged_and_as_adapters_say_the_same(run, tiny_teacher, tmp_path):  # trap 18
     from lrkd.__main__ import main
 
