@@ -1,5 +1,5 @@
 # make setup       .venv with pinned packages
-# make quickstart  the main job end to end on synthetic data, about four minutes on two cores
+# make quickstart  the whole chain on synthetic data, about eight minutes on two cores
 # make test        lint, types, tests
 # make test-slow   the tests that take longer
 # make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
