@@ -119,6 +119,7 @@ benchmarks-teacher: $(if $(MODEL),setup)
 	$(if $(MODEL),,$(error make benchmarks-teacher MODEL=<folder with a causal language model>))
 	$(LRKD) rationales conflicts --root $(BENCHMARK_ROOT) --out runs/benchmarks/preferences --fold 0
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/teacher/training.py --root $(BENCHMARK_ROOT) --model $(MODEL) --preferences runs/benchmarks/preferences
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/teacher/generation.py --root $(BENCHMARK_ROOT) --model $(MODEL)
 
 clean:
 	rm -rf runs/quickstart
