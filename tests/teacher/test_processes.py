@@ -115,6 +115,7 @@ def rows(store):
         return 0
 
 
+@pytest.mark.slow
 def test_cross_fitting_writes_for_every_training_pair_by_another_policy(tiny_root, tiny_teacher, tmp_path):
     config = tmp_path / "overlay.yaml"
     config.write_text(yaml.safe_dump({
