@@ -23,9 +23,6 @@ from lrkd.data.teacher_data import TeacherDataModule
 from lrkd.data.types import RATIONALES_FILE
 from lrkd.errors import UserError
 
-CHUNK = 256
-"""Pairs whose completions are tokenised at a time to learn their lengths."""
-
 
 @dataclass
 class CompletionBatch:

@@ -43,7 +43,7 @@ def mine_conflicts(
 
     Mine the rationales of the policy that DPO is to train, and those of pairs that its SFT did not train on: a teacher
     agrees with the labels that it has learnt by heart, so its own training pairs hold few conflicts, and other ones.
-    With two SFT runs, each on half of the queries, each writes the rationales of the other half (cross-fitting).
+    `rationales crossfit` writes such rationales.
 
     Both sides answer one prompt: within one perspective that perspective's, across two the prompt book's neutral one.
     Only labelled pairs of training queries are used. The result is audited; the audit is printed, and written beside

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 from rich.console import Console
 
 from lrkd.data.pairs import read_pairs
@@ -85,15 +84,14 @@ def create_teacher(
 def _texts(root: Path, book: PromptBook, labels: LabelSet, item_text: ItemText) -> list[str]:
     """The training pairs' prompts and rationales."""
     columns = ["pair_id", "query", "split", *item_text.fields]
-    pairs = {row.pop("pair_id"): row for row in read_pairs(root, columns=columns).to_pylist()}
-    train = pa.array([pair_id for pair_id, pair in pairs.items() if pair["split"] == "train"], pa.string())
+    train = {
+        pair["pair_id"]: pair for pair in read_pairs(root, columns=columns).to_pylist() if pair["split"] == "train"
+    }
     names = {perspective.name for perspective in book.perspectives}
     texts: list[str] = []
-    rationales = read_rationales(root, labels=labels)
-    seen = set(train.to_pylist())
-    for row in rationales.to_pylist():
-        if row["pair_id"] in seen and row["perspective"] in names:
-            pair = pairs[row["pair_id"]]
+    for row in read_rationales(root, labels=labels).to_pylist():
+        if row["pair_id"] in train and row["perspective"] in names:
+            pair = train[row["pair_id"]]
             prompt = book.render(pair["query"], item_text.render(pair), row["perspective"])
             texts += [prompt.system, prompt.user, book.completion(row["rationale"], row["verdict"])]
     if not texts:

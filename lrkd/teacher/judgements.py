@@ -12,8 +12,6 @@ from sklearn.metrics import accuracy_score, f1_score
 from lrkd.data.types import LabelSet
 from lrkd.prompts.verdict import Failure
 
-VOTE = "vote"
-
 
 @dataclass(frozen=True)
 class Judgement:
@@ -87,11 +85,10 @@ def judgement_metrics(
     """
     rows, found = verdicts(judgements, [*perspectives, neutral], labels)
     voted = vote(found[:, :-1], len(labels))
-    said = {**dict(zip([*perspectives, neutral], found.T, strict=True))}
     metrics = _scores(gold[rows], voted, len(labels))
     f1 = f1_score(gold[rows], voted, labels=range(len(labels)), average=None, zero_division=0)
     metrics |= {f"f1/{label}": float(value) for label, value in zip(labels.labels, f1, strict=True)}
-    for name, predicted in said.items():
+    for name, predicted in zip([*perspectives, neutral], found.T, strict=True):
         metrics |= {f"{name}/{k}": v for k, v in _scores(gold[rows], predicted, len(labels)).items()}
     for reason in get_args(Failure):
         metrics[f"failed/{reason}"] = float(np.mean([judgement.failure == reason for judgement in judgements]))
