@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from lrkd.data.pairs import pairs_path, refuse_overwriting, table_file
 from lrkd.data.preference_pairs import write_preferences
-from lrkd.data.rationales import merge_rationales
+from lrkd.data.rationales import merge_rationales, rationale_files
 from lrkd.data.types import PREFERENCES_FILE, LabelSet
 from lrkd.errors import UserError
 from lrkd.prompts.book import PromptBook
 from lrkd.teacher.conflict_pairs import KINDS, Conflicts, Kind, Selection, select_conflicts
-from lrkd.teacher.filtering import rationale_files
 from lrkd.teacher.judged import Judged, judge, read_training
 from lrkd.teacher.preference_audit import audit_preferences, describe_pairs, find_suspects, tally
 from lrkd.teacher.preference_report import print_conflicts
