@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import get_scheduler
 
+from lrkd.causal_lm import DType, load_causal_lm
 from lrkd.data.prefix_tree import PrefixTree, TreeBatch, collate
 from lrkd.data.teacher_data import PromptBatch, TeacherDataModule
 from lrkd.data.types import LabelSet
@@ -25,12 +26,13 @@ from lrkd.generation.process_store import ProcessStore
 from lrkd.generation.store import Made, Stored
 from lrkd.hparams import refuse_different_hyperparameters
 from lrkd.metrics import Predicted, relevance_metrics
+from lrkd.pretrained import load_tokenizer
 from lrkd.prompts.book import PromptBook
 from lrkd.prompts.encoding import PromptEncoder
 from lrkd.prompts.verdict import parse_answer
 from lrkd.teacher.judgements import Judgement, judgement_metrics, shares, verdicts
 from lrkd.teacher.micro_batches import cut
-from lrkd.teacher.policy import DType, add_lora, load_causal_lm, load_tokenizer, trainable, weights_digest
+from lrkd.teacher.policy import add_lora, trainable, weights_digest
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -110,7 +112,7 @@ class Teacher(L.LightningModule):
         self.book.check_labels(self.label_set)
         self.tokenizer = load_tokenizer(model)
         self.encoder = PromptEncoder(self.tokenizer)
-        self.llm = load_causal_lm(model, dtype)
+        self.llm = load_causal_lm(model, dtype, trainable=True)
         if lora_rank is not None and not isinstance(self.llm, PeftModel):
             self.llm = add_lora(self.llm, rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout, targets=lora_targets)
         if gradient_checkpointing:
