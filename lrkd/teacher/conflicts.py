@@ -101,12 +101,7 @@ def mine_conflicts(
             "selection": asdict(how),
             "prompts": book.version,
             "rationales": {"used": len(judged.pair), "left_out": left_out},
-            "pairs": describe_pairs(judged, stages["kept"]),
-            "stages": {name: tally(some, labels) for name, some in stages.items()},
-            "dropped": dropped,
-            "audit": {name: audit_preferences(stages[name], training.held_out) for name in ("found", "kept")},
-            "suspects": find_suspects(judged, labels),
-        }
+        } | _audit(judged, stages, dropped, training.held_out, labels)
     record = target.with_suffix(".json")
     record.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print_conflicts(report, record)
@@ -126,6 +121,19 @@ def _check_perspectives(judged: Judged, book: PromptBook) -> None:
             f"prompt book {book.name!r}: has no perspective {', '.join(unknown)}, from which rationales were written; "
             f"it has {', '.join(known)}. Give the book that they were written with as --prompts."
         )
+
+
+def _audit(
+    judged: Judged, stages: dict[str, Conflicts], dropped: dict[str, int], held_out: np.ndarray, labels: LabelSet
+) -> dict[str, Any]:
+    """What was found, what was kept of it, and what is suspicious about either."""
+    return {
+        "pairs": describe_pairs(judged, stages["kept"]),
+        "stages": {name: tally(some, labels) for name, some in stages.items()},
+        "dropped": dropped,
+        "audit": {name: audit_preferences(stages[name], held_out) for name in ("found", "kept")},
+        "suspects": find_suspects(judged, labels),
+    }
 
 
 def _write(target: Path, kept: Conflicts) -> None:
