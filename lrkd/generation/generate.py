@@ -17,7 +17,7 @@ from lrkd.generation.jobs import Engine, Sampling
 from lrkd.generation.questions import Questions, having_rationales, pairs_to_ask
 from lrkd.generation.report import print_counts
 from lrkd.generation.store import CompletionStore, Made
-from lrkd.prompts import PromptBook
+from lrkd.prompts.card import how_to_ask
 
 STORE_FILE = "completions.sqlite"
 
@@ -29,10 +29,10 @@ def generate_rationales(
     model: str,
     adapter: str | None = None,
     server: str | None = None,
-    prompts: str = "esci",
+    prompts: str | None = None,
     label_set: str = "esci",
-    item_text: str = "{title}",
-    item_chars: int = 1000,
+    item_text: str | None = None,
+    item_chars: int | None = None,
     perspectives: list[str] | str | None = None,
     samples: int = 1,
     max_new_tokens: int = 192,
@@ -63,10 +63,12 @@ def generate_rationales(
         model: The model in this process (a hub name, a folder, pkg:package/folder), or the model's name on the server.
         adapter: Folder of a peft adapter that is put on the model; in this process only.
         server: Base URL of an OpenAI-compatible server, e.g. http://localhost:8000/v1; none: generate in this process.
-        prompts: The prompt book: esci, or a YAML file.
+        prompts: The prompt book: esci, or a YAML file. By default that of the model's (or adapter's) folder, if
+            `teacher export` wrote it, else esci.
         label_set: esci, wands, or a YAML file; the prompt book must be written for it.
-        item_text: Template of the item's text over title, description, brand, color, bullets and category.
-        item_chars: Characters of the item's text at most.
+        item_text: Template of the item's text over title, description, brand, color, bullets and category. By default
+            what the teacher was trained with, if `teacher export` wrote its folder, else {title}.
+        item_chars: Characters of the item's text at most; by default as for item_text, else 1000.
         perspectives: Perspectives of the prompt book (one or several names), neutral too; by default all but neutral.
         samples: Completions for each pair and perspective; several need a temperature.
         max_new_tokens: Tokens of a completion at most.
@@ -87,17 +89,21 @@ def generate_rationales(
             '{"chat_template_kwargs": {"enable_thinking": false}}', which is what it gets in this process.
 
     Raises:
-        UserError: An option or a file is wrong, or the store or rationales.parquet in ``out`` was made otherwise.
+        UserError: An option or a file is wrong, an option is not what the teacher was trained with, or the store or
+            rationales.parquet in ``out`` was made otherwise.
     """
     console = Console(highlight=False, soft_wrap=True)
     sampling = _sampling(samples, max_new_tokens, temperature, top_p, top_k, seed)
-    book, labels = PromptBook.load(prompts), LabelSet.load(label_set)
-    text = PairText(ItemText(item_text), item_chars)
+    book, template, chars = how_to_ask(adapter or model, prompts, item_text, item_chars)
+    text, labels = PairText(ItemText(template), chars), LabelSet.load(label_set)
     book.check_labels(labels)
     asked = [perspectives] if isinstance(perspectives, str) else perspectives
     names = [book.perspective(name).name for name in dict.fromkeys(asked or [p.name for p in book.perspectives])]
     pairs = pairs_to_ask(root, text, split, limit, part, parts)
-    console.print(f"Read {pairs.num_rows:,} pairs from {pairs_path(root)}")
+    console.print(
+        f"Read {pairs.num_rows:,} pairs from {pairs_path(root)}; prompts {book.version}, items as {template!r}, "
+        f"{chars:,} characters at most"
+    )
     skipped = having_rationales(root) if missing_only else set()
     engine: Engine
     weights, computed = None, None
@@ -110,7 +116,7 @@ def generate_rationales(
             model, adapter=adapter, sampling=sampling, precision=precision, device=device, token_budget=token_budget
         )
         weights, computed = engine.weights, precision
-    made = Made(engine.teacher, weights, computed, book.version, labels.labels, item_text, item_chars, sampling)
+    made = Made(engine.teacher, weights, computed, book.version, labels.labels, template, chars, sampling)
     with CompletionStore(out / STORE_FILE, made) as store:
         refuse_foreign(store, out)
         fill(engine, Questions(pairs, book, text, names, samples, skipped), store, console)

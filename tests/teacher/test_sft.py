@@ -19,6 +19,7 @@ from lrkd.data.rationales import read_rationales
 from lrkd.data.types import LABEL_SETS
 from lrkd.errors import UserError
 from lrkd.prompts import PromptBook
+from lrkd.prompts.card import TeacherCard, how_to_ask
 from lrkd.teacher import TeacherSFT
 
 LABELS = LABEL_SETS["esci"]
@@ -355,6 +356,9 @@ def test_exported_merged_and_as_adapters_say_the_same(run, tiny_teacher, tmp_pat
         subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / f"{kind}.pt")], check=True)
         torch.testing.assert_close(torch.load(tmp_path / f"{kind}.pt"), expected, atol=1e-4, rtol=1e-4)
         assert PromptBook.load(str(folder / "prompts.yaml")) == BOOK
+        assert how_to_ask(str(folder), None, None, None) == (BOOK, *trained.hparams["text"].values())
+        card = TeacherCard.read(folder)
+        assert (card.method, card.run, card.prompt_version) == ("teacher_sft", str(run), BOOK.version)
     assert (tmp_path / "adapters" / "adapter_model.safetensors").stat().st_size < 200_000
     assert not (tmp_path / "adapters" / "model.safetensors").exists()
 
@@ -378,7 +382,7 @@ def test_mistakes_are_named(tiny_root, tiny_teacher, tmp_path):
         make_model(tiny_teacher, warmup=1.0)
     with pytest.raises(UserError, match="token_budget"):
         make_model(tiny_teacher, token_budget=0)
-    with pytest.raises(UserError, match="no tokenizer"):
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
         make_model(str(tmp_path))
     with pytest.raises(UserError, match="samples"):
         make_data(tiny_root, tiny_teacher, samples=3)
