@@ -8,6 +8,7 @@ import sys
 import lightning as L
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from lrkd.data.completions import CompletionDataModule
 from lrkd.data.pairs import read_pairs
 from lrkd.data.rationales import read_rationales
-from lrkd.data.types import LABEL_SETS
+from lrkd.data.types import LABEL_SETS, RATIONALES_FILE
 from lrkd.errors import UserError
 from lrkd.prompts import PromptBook
 from lrkd.prompts.card import TeacherCard, how_to_ask
@@ -125,6 +126,23 @@ def test_too_long_rationales_are_dropped_and_counted(tiny_root, tiny_teacher):  
     assert counts["too_long"] > 0
     with pytest.raises(UserError, match="no rationale to learn"):
         make_data(tiny_root, tiny_teacher, max_length=20).setup("fit")
+
+
+def test_which_prompts_rationales_were_written_from_is_told(tiny_root, tiny_teacher, tmp_path):
+    table = read_rationales(tiny_root)
+    gold = dict(zip(*(read_pairs(tiny_root)[name].to_pylist() for name in ("pair_id", "label")), strict=True))
+    right = [gold[row["pair_id"]] == row["verdict"] for row in table.to_pylist()]
+    versions = [BOOK.version] * 30 + ["older@1"] * 15 + [None] * 7
+    place = table.column_names.index("prompt_version")
+    pq.write_table(
+        table.set_column(place, "prompt_version", pa.array(versions, pa.string())), tmp_path / RATIONALES_FILE
+    )
+    data = make_data(tiny_root, tiny_teacher, rationales=str(tmp_path))
+    data.setup("fit")
+    own, older, unknown = (sum(right[start:end]) for start, end in ((0, 30), (30, 45), (45, 52)))
+    assert data.describe()["written_from"] == {BOOK.version: own, "older@1": older, "unknown": unknown}
+    told = f"{BOOK.version} ({own}, as learned), older@1 ({older}), unknown ({unknown})"
+    assert data.summary()[-1] == f"they were written from the prompts {told}"
 
 
 def test_only_the_asked_perspectives_and_right_verdicts(tiny_root, tiny_teacher):
