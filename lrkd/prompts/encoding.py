@@ -9,7 +9,6 @@ from typing import Any
 from lrkd.errors import UserError
 from lrkd.prompts.book import Prompt
 
-
 THINK, CLOSED = "<think>", "\n\n</think>\n\n"
 
 
@@ -19,8 +18,8 @@ class PromptEncoder:
 
     A chat model's template lays the turns out, with its thinking switched off; where it has no switch and opens a think
     block all the same, the block is closed at once, so that the prompt ends as Qwen3's does with its switch. A plain
-    model gets system and user text and the line ``Answer:``. A completion ends in one end token: that which the chat template closes the assistant's
-    turn with, else the tokenizer's eos token (trap 5).
+    model gets system and user text and the line ``Answer:``. A completion ends in one end token: that which the chat
+    template closes the assistant's turn with, else the tokenizer's eos token (trap 5).
 
     Args:
         tokenizer: A transformers tokenizer.
