@@ -300,10 +300,10 @@ def test_no_rationales_and_unknown_verdicts_are_refused_before_the_encoder_loads
     with pytest.raises(UserError, match="row 1, column 'verdict'"):
         embed_rationales(root=root, encoder="never loaded", out=tmp_path / "out")
     pq.write_table(RATIONALES_SCHEMA.empty_table(), root / RATIONALES_FILE)
-    with pytest.raises(UserError, match="holds no rationale to embed"):
+    with pytest.raises(UserError, match="no rationale to embed"):
         embed_rationales(root=root, encoder="never loaded", out=tmp_path / "out")
     (root / RATIONALES_FILE).unlink()
-    with pytest.raises(UserError, match="this data root has no rationales"):
+    with pytest.raises(UserError, match="no such file; wanted are rationales"):
         embed_rationales(root=root, encoder="never loaded", out=tmp_path / "out")
 
 
