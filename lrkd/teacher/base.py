@@ -24,8 +24,8 @@ from lrkd.prompts.book import PromptBook
 from lrkd.prompts.encoding import PromptEncoder
 from lrkd.teacher.judgements import Judgement
 from lrkd.teacher.judging import Judging
-from lrkd.teacher.micro_batches import cut
 from lrkd.teacher.policy import add_lora, trainable, weights_digest
+from lrkd.teacher.sharding import in_step, is_sharded, shard
 from lrkd.teacher.stepping import SteppingModule
 
 
@@ -120,6 +120,24 @@ class Teacher(SteppingModule):
         """Of the last validation or test, on every process: those of all."""
         return self.judging.judgements
 
+    def configure_model(self) -> None:
+        """Share out the weights among the processes, where the strategy is Lightning's ``ModelParallelStrategy``.
+
+        Raises:
+            UserError: It is to split layers, too (tensor parallelism), or validation would leave weights behind that
+                training can't use (inference mode).
+        """
+        mesh = self.device_mesh
+        if mesh is None or is_sharded(self.llm):
+            return
+        if mesh["tensor_parallel"].size() > 1:
+            raise UserError("trainer.strategy: teachers know no tensor parallelism; give tensor_parallel_size: 1")
+        if self.trainer.validate_loop.inference_mode:
+            raise UserError(
+                "trainer.inference_mode: give false where weights are shared out, as configs/trainer/fsdp.yaml"
+            )
+        shard(self.llm, mesh["data_parallel"])
+
     def on_fit_start(self) -> None:
         """Keep the training labels' counts, for the majority row.
 
@@ -146,18 +164,19 @@ class Teacher(SteppingModule):
 
     def _measure(self, batch: Any) -> None:
         """Add a batch to the validation's sums and totals."""
-        if batch.repeated:
-            return
-        for places in cut(self.trees(batch), self.hparams["token_budget"]):
-            for name, value in self.micro_sums(batch, places).items():
-                self._sums[name] = self._sums.get(name, 0) + value.double().cpu()
-        self._sums["totals"] = self._sums.get("totals", 0) + self.totals(batch).double().cpu()
+        for places, counts in self.micro_batches(batch):
+            if counts or is_sharded(self.llm):
+                for name, value in self.micro_sums(batch, places).items():
+                    self._sums[name] = self._sums.get(name, 0) + value.double().cpu() * counts
+        if not batch.repeated:
+            self._sums["totals"] = self._sums.get("totals", 0) + self.totals(batch).double().cpu()
 
     def _judge(self, batch: PromptBatch) -> None:
         # Before training, one pair shows whether judging works at all.
         jobs = batch.jobs[: len(self.book.every)] if self.trainer.sanity_checking else batch.jobs
-        for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
-            self.judging.add(batch, done)
+        with in_step(self.llm):
+            for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
+                self.judging.add(batch, done)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means, and what the judgements are worth."""
@@ -198,8 +217,9 @@ class Teacher(SteppingModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Write rationales into the store."""
         jobs = [job for job in batch.jobs if job.key not in self._store.present]
-        for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
-            self._store.add(Stored.of(done, self.book, self.name))
+        with in_step(self.llm):
+            for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
+                self._store.add(Stored.of(done, self.book, self.name))
 
     def on_predict_end(self) -> None:
         """Merge the processes' stores by key into ``rationales.parquet``."""
@@ -244,6 +264,7 @@ class Teacher(SteppingModule):
         """
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         refuse_different_hyperparameters(dict(self.hparams), dict(saved))
-        missing = trainable(self.state_dict(), self).keys() - checkpoint["state_dict"].keys()
+        loaded = checkpoint.get("state_dict")  # None: shards are loaded before this
+        missing = trainable(self.state_dict(), self).keys() - loaded.keys() if loaded is not None else set()
         if missing:
             raise UserError(f"the checkpoint lacks {len(missing)} of the model's trained weights, e.g. {min(missing)}")

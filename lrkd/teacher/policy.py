@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lrkd.causal_lm import spare_casts
 from lrkd.errors import UserError
+from lrkd.teacher.sharding import whole
 
 ADAPTER = "default"
 REFERENCE = "reference"
@@ -84,7 +85,7 @@ def weights_digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(parameters, key=lambda entry: entry[0]):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(whole(tensor.detach()).float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from lrkd.data.prefix_tree import PrefixTree, TreeBatch, collate
+from lrkd.teacher.likelihood import token_logps
 from lrkd.teacher.micro_batches import cut
+from lrkd.teacher.sharding import is_sharded, most, whole
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -28,6 +30,8 @@ class SteppingModule(L.LightningModule):
     see :class:`~lrkd.teacher.base.Teacher`.
     """
 
+    llm: Any
+    """A causal language model, with or without adapters."""
     measures: ClassVar[dict[str, int]]
     """What :meth:`micro_sums` sums, and which of :meth:`totals` each is divided by."""
 
@@ -61,10 +65,9 @@ class SteppingModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         totals = self._over_processes(self.totals(batch) * (not batch.repeated))
-        parts = cut(self.trees(batch), self.hparams["token_budget"])
-        counts = not batch.repeated
+        parts = self.micro_batches(batch)
         logs: dict[str, Tensor] = {}
-        for number, places in enumerate(parts, 1):
+        for number, (places, counts) in enumerate(parts, 1):
             with nullcontext() if number == len(parts) else self._unsynchronised():
                 means = self.means(self.micro_sums(batch, places), totals)
                 # DDP takes the processes' mean, where the sum of their parts is wanted.
@@ -78,6 +81,20 @@ class SteppingModule(L.LightningModule):
         logs["loss"] = self.objective(logs)
         self.log_dict({f"train/{name}": value for name, value in logs.items()} | {"train/grad_norm": norm})
         self.log("loss", logs["loss"], prog_bar=True, logger=False)
+
+    def micro_batches(self, batch: Any) -> list[tuple[list[int], bool]]:
+        """The places of the trees in each micro-batch, and whether it counts: one that is repeated does not.
+
+        Where the processes share out the weights they all make as many.
+        """
+        parts = cut(self.trees(batch), self.hparams["token_budget"])
+        more = most(len(parts), self.device) - len(parts) if is_sharded(self.llm) else 0
+        return [(places, not batch.repeated) for places in parts] + [(parts[-1], False)] * more
+
+    def token_logps(self, trees: TreeBatch) -> Tensor:
+        """Log-probability (T,) of every completion token: see :func:`lrkd.teacher.likelihood.token_logps`."""
+        logps: Tensor = self.llm.token_logps(trees) if is_sharded(self.llm) else token_logps(self.llm, trees)
+        return logps
 
     def means(self, sums: dict[str, Tensor], totals: Tensor) -> dict[str, Tensor]:
         """Sums divided by what each is a mean over."""
@@ -100,10 +117,8 @@ class SteppingModule(L.LightningModule):
 
     def _clip(self) -> Tensor:
         """Scale the gradients down to ``max_grad_norm``; returns the norm that they had."""
-        wrapped, most = self.trainer.strategy.model, self.hparams["max_grad_norm"]
-        if hasattr(wrapped, "clip_grad_norm_"):  # FSDP: no process has all of the gradients
-            return wrapped.clip_grad_norm_(most)  # type: ignore[operator, union-attr, no-any-return]
-        return torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], most)
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return whole(torch.nn.utils.clip_grad_norm_(learned, self.hparams["max_grad_norm"]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, warm-up, then linear or cosine decay to 0."""
