@@ -81,12 +81,11 @@ $(Q)/dpo/config.json: $(Q)/teacher_dpo-seed0/test_metrics.json
 
 $(Q)/taught/rationales.parquet: $(Q)/dpo/config.json
 	rm -rf $(Q)/taught
-	mkdir $(Q)/taught && cp $(Q)/data/pairs.parquet $(Q)/taught
-	$(LRKD) rationales generate --root $(Q)/taught --out $(Q)/taught --model $(Q)/dpo --prompts $(Q)/dpo/prompts.yaml --split train --max_new_tokens 96
+	$(LRKD) rationales generate --root $(Q)/data --out $(Q)/taught --model $(Q)/dpo --split train --max_new_tokens 96
 
 $(Q)/taught_targets/fingerprint.json: $(Q)/taught/rationales.parquet
 	rm -rf $(Q)/taught_targets
-	$(LRKD) rationales embed --root $(Q)/taught --encoder $(MINILM) --out $(Q)/taught_targets
+	$(LRKD) rationales embed --root $(Q)/data --rationales $(Q)/taught --encoder $(MINILM) --out $(Q)/taught_targets
 	touch $@
 
 $(Q)/lrkd_mlp_taught-seed0/test_metrics.json: $(Q)/taught_targets/fingerprint.json

@@ -119,8 +119,9 @@ class TargetStore:
         """
         if rationales_digest(rationales) != self.fingerprint.rationales:
             raise UserError(
-                f"{folder}: made from other rationales ({self.index.num_rows}) than the data root's now "
-                f"({rationales.num_rows}); run `python -m lrkd rationales embed` again"
+                f"{folder}: made from other rationales ({self.index.num_rows}) than those given now "
+                f"({rationales.num_rows}). Give as rationales (by default the data root's) what they were made from, "
+                "or run `python -m lrkd rationales embed` again"
             )
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from lrkd.data.inputs import Input
 from lrkd.data.loader import ResumableDataModule
 from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
-from lrkd.data.rationales import rationales_path, read_rationales
+from lrkd.data.rationales import merge_rationales, rationale_files
 from lrkd.data.sampler import BatchRequest
 from lrkd.data.split_rows import group_queries, split_rows
 from lrkd.data.targets import FINGERPRINT, INDEX, VECTORS, Centring, TargetMode, Targets, TargetStore
@@ -95,6 +95,8 @@ class TripleDataModule(ResumableDataModule):
         root: The data root: a folder with ``pairs.parquet``. May be read-only.
         encoder: The student's encoder, for its tokenizer; the command line sets it from the model.
         targets: The target store that ``rationales embed`` made; none: the student trains on labels alone.
+        rationales: What the targets were made from, as given to ``rationales embed``: folders with
+            ``rationales.parquet``, or files; by default ``root``'s, if it has any.
         label_set: ``esci``, ``wands``, or a YAML file with name, labels and gains.
         fold: Test on this fold of the ``fold`` column and validate on a seeded part of the other queries; by default
             the ``split`` column decides.
@@ -124,6 +126,7 @@ class TripleDataModule(ResumableDataModule):
         encoder: str,
         *,
         targets: str | None = None,
+        rationales: list[str] | str | None = None,
         label_set: str = "esci",
         fold: int | None = None,
         val_fraction: float = 0.1,
@@ -148,6 +151,7 @@ class TripleDataModule(ResumableDataModule):
             raise UserError(f"batch_size and eval_batch_size are at least 1, got {batch_size} and {eval_batch_size}")
         self.root, self.encoder, self.targets, self.fold, self.val_fraction = root, encoder, targets, fold, val_fraction
         self.split_seed, self.predict_split, self.cache_dir = split_seed, predict_split, cache_dir
+        self.rationales, self.rationale_files = rationales, rationale_files(root, rationales)
         self.item_text, self.max_length, self.query_cap = ItemText(item_text), max_length, query_cap
         self.target_mode, self.consistent, self.centring = target_mode, consistent, centring
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or 2 * batch_size
@@ -248,8 +252,8 @@ class TripleDataModule(ResumableDataModule):
         if self.targets is None:
             return None
         store = self._store or TargetStore.open(self.targets)
-        if rationales_path(self.root).is_file():
-            store.check_rationales(read_rationales(self.root, labels=self._labels), self.targets)
+        if self.rationales is not None or self.rationale_files[0].is_file():
+            store.check_rationales(merge_rationales(self.rationale_files, labels=self._labels)[0], self.targets)
         targets = Targets(
             store,
             self.pairs["pair_id"].combine_chunks(),
@@ -276,6 +280,7 @@ class TripleDataModule(ResumableDataModule):
             "pairs": {split: len(self._rows[split]) for split in SPLITS},
             "query_cut_rate": float((cut_query[used] > 0).mean()) if len(used) else 0.0,
             "item_cut_rate": float((cut_item[used] > 0).mean()) if len(used) else 0.0,
+            "rationales": self.rationales,
             "targets": targets.summary() if targets else None,
         }
 
@@ -301,10 +306,10 @@ class TripleDataModule(ResumableDataModule):
         if self.targets is None:
             return inputs
         store = self._store or TargetStore.open(self.targets)
-        if rationales_path(self.root).is_file():
+        if all(file.is_file() for file in self.rationale_files):
             names = sorted(set(store.index["perspective"].to_pylist()))
             metadata = {"digest": store.fingerprint.rationales, "rows": store.index.num_rows, "perspectives": names}
-            inputs.append(Input("rationales", [rationales_path(self.root)], metadata | {"made from pairs": digest}))
+            inputs.append(Input("rationales", self.rationale_files, metadata | {"made from pairs": digest}))
         files = [Path(self.targets) / name for name in (FINGERPRINT, INDEX, VECTORS)]
         fingerprint = asdict(store.fingerprint)
         made_from = {"made from rationales": fingerprint.pop("rationales"), "width": store.width}

@@ -245,6 +245,7 @@ def test_truncation_rates_and_counts_are_told(max_length, query_cap, make, tiny_
         "pairs": {"train": 12, "val": 6, "test": 6},
         "query_cut_rate": pytest.approx((query > query_cap).mean()),
         "item_cut_rate": pytest.approx((item > room).mean()),
+        "rationales": None,
         "targets": make("fit").describe()["targets"],
     }
 
@@ -324,8 +325,34 @@ def test_a_store_of_other_rationales_is_refused(make, edited):  # trap 45
     root = edited()
     rationales = read_rationales(root)
     pq.write_table(rationales.slice(0, rationales.num_rows - 1), Path(root) / RATIONALES_FILE)
-    with pytest.raises(UserError, match=r"made from other rationales \(52\) than the data root's now \(51\)"):
+    with pytest.raises(UserError, match=r"made from other rationales \(52\) than those given now \(51\)"):
         make("fit", root=root)
+
+
+def test_rationales_beside_the_root_take_the_place_of_its_own(make, edited, tiny_root, tmp_path):  # traps 24, 45
+    root, taught = edited(), tmp_path / "taught"
+    rationales = read_rationales(root)
+    pq.write_table(rationales.slice(1), Path(root) / RATIONALES_FILE)  # the store is not made from these
+    taught.mkdir()
+    pq.write_table(rationales, taught / RATIONALES_FILE)
+    named = make("fit", root=root, rationales=str(taught))
+    assert train_values("targets")(named) == train_values("targets")(make("fit"))
+    assert named.fingerprint() == make("fit").fingerprint()
+    assert [it.files for it in named.inputs() if it.kind == "rationales"] == [[taught / RATIONALES_FILE]]
+    assert named.describe()["rationales"] == str(taught)
+    parts = [str(tmp_path / name) for name in ("first.parquet", "second.parquet")]
+    pq.write_table(rationales.slice(0, 20), parts[0])
+    pq.write_table(rationales.slice(20), parts[1])
+    make("fit", root=root, rationales=parts)
+    for wrong, message in (
+        (parts[::-1], r"made from other rationales \(52\) than those given now \(52\)"),
+        (parts[0], r"than those given now \(20\)"),
+        ([parts[0], parts[0]], "first.parquet: given twice"),
+        (str(tmp_path / "nothing"), "nothing/rationales.parquet: no such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make("fit", root=root, rationales=wrong)
+        make("test", root=root, rationales=wrong)  # not looked at
 
 
 @pytest.mark.parametrize(
@@ -376,6 +403,7 @@ CASES = {
     "root": ({}, "other root", train_values("ids")),
     "encoder": ({}, "tiny_roberta", train_values("ids")),
     "targets": ({}, None, lambda module: [batch.targets is None for batch in module.train_dataloader()]),
+    "rationales": ({}, "copied rationales", lambda module: module.inputs()[1].files),
     "label_set": ({}, "reversed.yaml", train_values("label")),
     "fold": ({}, 1, train_batches),
     "val_fraction": ({"fold": 0}, 0.5, train_batches),
@@ -400,7 +428,7 @@ def test_every_argument_has_a_case():  # trap 29
 
 
 @pytest.mark.parametrize("argument", CASES)
-def test_every_argument_changes_an_output(argument, make, edited, tiny_roberta, tmp_path):  # trap 29
+def test_every_argument_changes_an_output(argument, make, edited, tiny_root, tiny_roberta, tmp_path):  # trap 29
     settings, changed, look = CASES[argument]
     if changed == "other root":
         changed = edited(title=lambda row: row["title"].upper() + " red")
@@ -410,6 +438,8 @@ def test_every_argument_changes_an_output(argument, make, edited, tiny_roberta, 
     elif changed == "reversed.yaml":
         changed = str(tmp_path / changed)
         Path(changed).write_text(f"name: reversed\nlabels: {list(reversed(LABELS))}\ngains: [0, 0.01, 0.1, 1]\n")
+    elif changed == "copied rationales":
+        changed = str(shutil.copy(tiny_root / RATIONALES_FILE, tmp_path))
     elif changed == "another cache":
         changed = str(tmp_path / changed)
     stage = "predict" if argument == "predict_split" else "fit"
