@@ -55,7 +55,7 @@ def embed_rationales(
         out: The target store to make: a folder.
         label_set: esci, wands, or a YAML file; verdicts must be its labels.
         text: Template of the embedded text over rationale, verdict and perspective. With {verdict} in it, guidance is
-            partly label regression, so it is left out by default.
+            partly label regression, so it is left out by default; with {verdict} alone, it is nothing else: a control.
         max_length: Tokens of a rationale at most; the encoder's own limit by default.
         dtype: Of the stored vectors.
         precision: In which the encoder computes; bfloat16 is faster where the machine has it, and moves a vector a
@@ -68,8 +68,8 @@ def embed_rationales(
     """
     console = Console(highlight=False, soft_wrap=True)
     fields = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
-    if "rationale" not in fields or not fields <= {"rationale", "verdict", "perspective"}:
-        raise UserError(f"text {text!r}: a template over rationale (needed), verdict and perspective")
+    if not fields or not fields <= {"rationale", "verdict", "perspective"}:
+        raise UserError(f"text {text!r}: a template over rationale, verdict and perspective, at least one of them")
     rationales = read_rationales(root, labels=LabelSet.load(label_set))
     if not rationales.num_rows:
         raise UserError(f"{rationales_path(root)}: holds no rationale to embed")
