@@ -6,13 +6,17 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lrkd.errors import UserError
 from lrkd.experiments.ablation_file import AblationFile, Row, as_option, read_ablation_file
 from lrkd.experiments.execute import execute
 from lrkd.experiments.fits import PlannedRun, check_settings, lrkd
 from lrkd.experiments.jobs import slots
-from lrkd.runs import run_name
+from lrkd.runs import is_run, read_run, run_name
+
+Repeat = tuple[int | None, int]
+"""Fold and seed."""
 
 
 def ablation(
@@ -51,19 +55,21 @@ def ablation(
         UserError: Something is wrong with the file, a run has other settings than its row, or runs failed.
     """
     plan = read_ablation_file(file)
-    plan = replace(plan, data=data or plan.data, folds=_listed(folds) or plan.folds, seeds=_listed(seeds) or plan.seeds)
+    plan = plan if data is None else replace(plan, data=data)
     chosen = with_needed(plan, _listed(rows) or list(plan.rows))
-    places = slots(jobs, _listed(devices) or [])
-    runs = planned_runs(plan, chosen, loggers)
+    repeats = list(itertools.product(_listed(folds) or plan.folds, _listed(seeds) or plan.seeds))
+    runs = planned_runs(plan, chosen, repeats, loggers)
     if dry_run:
         for run in runs:
-            print(f"{'finished' if run.finished else 'begun' if run.folder.exists() else 'to do'}  {run.folder}")
+            print(f"{'finished' if run.finished else 'begun' if run.folder.exists() else 'to do':<9} {run.folder}")
         return
+    places, before = slots(jobs, _listed(devices)), plan.steps(plan.before, _names(plan))
     try:
-        execute(runs, Path(plan.runs), places, plan.steps(plan.before, _names(plan)))
-    finally:
-        compared = compare_finished(plan)
-    if not compared:
+        execute(runs, Path(plan.runs), places, before)
+    except UserError:
+        compare_finished(plan, runs)
+        raise
+    if not compare_finished(plan, runs):
         raise UserError("compare failed: what it said stands above; the runs are finished")
 
 
@@ -90,8 +96,16 @@ def with_needed(plan: AblationFile, names: Iterable[str]) -> list[Row]:
     return list(found.values())
 
 
-def planned_runs(plan: AblationFile, rows: Iterable[Row], loggers: bool = False) -> list[PlannedRun]:
-    """The runs of some rows: fold by fold, seed by seed, so that a half-finished ablation has whole folds.
+def planned_runs(
+    plan: AblationFile, rows: Iterable[Row], repeats: Iterable[Repeat], loggers: bool = False
+) -> list[PlannedRun]:
+    """The runs of some rows: all rows of one fold and seed, then of the next, so that half an ablation can be compared.
+
+    Args:
+        plan: The file.
+        rows: The rows.
+        repeats: The folds and seeds.
+        loggers: Keep the configs' loggers.
 
     Raises:
         UserError: A ``${name}`` is not known, or a run was begun with other settings than its row has. An option that
@@ -100,7 +114,7 @@ def planned_runs(plan: AblationFile, rows: Iterable[Row], loggers: bool = False)
     from lrkd.cli import PlannedFit
 
     runs, parsed = [], set()
-    for fold, seed in itertools.product(plan.folds, plan.seeds):
+    for fold, seed in repeats:
         for row in rows:
             run = _run(plan, row, fold, seed, loggers)
             # Parsing takes a while: a row is parsed once, and its further runs only where there is something to check.
@@ -141,26 +155,41 @@ def _names(plan: AblationFile, fold: int | None = None, seed: int | None = None)
     return names | {name: str(Path(plan.runs) / run_name(name, fold, seed)) for name in plan.rows}
 
 
-def compare_finished(plan: AblationFile) -> bool:
-    """Compare all finished runs of the plan's folds and seeds, of every row of the file; whether that succeeded.
+def compare_finished(plan: AblationFile, runs: Iterable[PlannedRun]) -> bool:
+    """Compare the finished runs of all the file's rows, left out this time or not; whether that succeeded.
 
-    Rows that were left out this time are in the table, too, if they are finished.
+    Args:
+        plan: The file.
+        runs: This time's runs.
     """
-    methods, folders = set(), []
-    for row, fold, seed in itertools.product(plan.rows, plan.folds, plan.seeds):
-        run = PlannedRun("", [], Path(plan.runs) / run_name(row, fold, seed), plan.split)
-        if run.finished:
-            folders.append(str(run.folder))
-            methods.add(row)
-    if not folders:
+    finished = {run.name: run for run in runs if run.finished}
+    for row, fold, seed in itertools.product(plan.rows.values(), plan.folds, plan.seeds):
+        name = run_name(row.name, fold, seed)
+        if name not in finished and is_run(Path(plan.runs) / name):
+            run = _run(plan, row, fold, seed, loggers=False)
+            if run.finished and _as_planned(run):
+                finished[name] = run
+    if not finished:
         return True
-    options = dict(plan.compare)
+    options, methods = dict(plan.compare), {read_run(run.folder).method for run in finished.values()}
     if options.get("baseline") not in (None, *methods):
         print(f"no run of {options['baseline']} is finished, so there is no baseline")
         del options["baseline"]
-    words = [word for name, value in options.items() for word in (f"--{name}", *map(as_option, _listed(value) or []))]
+    words = [word for name, value in options.items() for word in (f"--{name}", *map(as_option, _listed(value)))]
+    folders = [str(run.folder) for run in finished.values()]
     return lrkd("compare", "--runs", *folders, "--split", plan.split, "--out", f"{plan.runs}/compare", *words)
 
 
-def _listed(value: object) -> list:  # type: ignore[type-arg]
+def _as_planned(run: PlannedRun) -> bool:
+    from lrkd.cli import PlannedFit
+
+    try:
+        check_settings(PlannedFit(["fit", *run.options]), run.folder)
+    except UserError as error:
+        print(f"not in the table: {error}")
+        return False
+    return True
+
+
+def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list) else [value]

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from lrkd.errors import UserError
 
+PROGRAM = (sys.executable, "-m", "lrkd")
 LOOK_EVERY = 0.1
 STOP_SECONDS = 10
 
@@ -188,7 +189,7 @@ class _Running:
 def start(command: list[str], environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start one command in a session of its own: Ctrl-C in the terminal reaches it through this process alone."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lrkd", *command],
+        [*PROGRAM, *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
