@@ -46,7 +46,7 @@ class SoftLabelSource:
         rationales: The files whose verdicts vote.
     """
 
-    given: str | list[str]
+    given: list[str] | str
     mean: SoftLabelMean
     rationales: list[Path]
 

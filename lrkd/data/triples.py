@@ -100,7 +100,7 @@ class TripleDataModule(ResumableDataModule):
         conflict_weight: float = 0.0,
         wrong_negatives: int = 0,
         neighbour_negatives: int = 0,
-        soft_labels: str | list[str] | None = None,
+        soft_labels: list[str] | str | None = None,
         soft_label_mean: SoftLabelMean = "probabilities",
         batch_size: int = 32,
         eval_batch_size: int | None = None,

@@ -112,6 +112,18 @@ def test_rows_by_folds_run_once_each_and_end_in_one_table(file, tmp_path, capsys
     assert "| mlp |" not in table(tmp_path), "the file does not describe these runs any more"
 
 
+def test_lists_of_the_command_line(file, monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "execute", lambda runs, folder, places, before: given.append((runs, places)))
+    monkeypatch.setattr(module, "compare_finished", lambda *_: True)
+    words = ["ablation", "--file", str(file), "--rows", "mlp", "encoder", "--folds", "0", "1", "--seeds", "3"]
+    main([*words, "--devices", "0", "1", "--jobs", "3"])
+    main([*words, "--devices", "1"])
+    names = [f"{row}-fold{fold}-seed3" for fold in (0, 1) for row in ("mlp", "encoder")]
+    assert [[run.name for run in runs] for runs, _ in given] == [names, names]
+    assert [[place["CUDA_VISIBLE_DEVICES"] for place in places] for _, places in given] == [["0", "1", "0"], ["1"]]
+
+
 def test_a_row_brings_those_that_it_needs(file, in_process, capsys, tmp_path):
     ablation(file=file, rows="taught", seeds=[4], dry_run=True)
     runs = tmp_path / "runs"
