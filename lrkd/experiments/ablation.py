@@ -58,12 +58,12 @@ def ablation(
     plan = plan if data is None else replace(plan, data=data)
     chosen = with_needed(plan, _listed(rows) or list(plan.rows))
     repeats = list(itertools.product(_listed(folds) or plan.folds, _listed(seeds) or plan.seeds))
+    places, before = slots(jobs, _listed(devices)), plan.steps(plan.before, _names(plan))
     runs = planned_runs(plan, chosen, repeats, loggers)
     if dry_run:
         for run in runs:
             print(f"{'finished' if run.finished else 'begun' if run.folder.exists() else 'to do':<9} {run.folder}")
         return
-    places, before = slots(jobs, _listed(devices)), plan.steps(plan.before, _names(plan))
     try:
         execute(runs, Path(plan.runs), places, before)
     except UserError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -129,7 +129,10 @@ def read_ablation_file(path: Path) -> AblationFile:
     rows = {name: _row(name, row, path) for name, row in _checked(content, "rows", dict, {}, path).items()}
     if not rows:
         raise UserError(f"{path}: rows: there are none")
-    read: Callable[..., Any] = lambda key, kind, default: _checked(content, key, kind, default, path)  # noqa: E731
+
+    def read(key: str, kind: type, default: Any) -> Any:
+        return _checked(content, key, kind, default, path)
+
     folds, seeds = read("folds", list, [None]), read("seeds", list, [0])
     if not folds or not seeds or not all(isinstance(n, int) for n in [*seeds, *(f for f in folds if f is not None)]):
         raise UserError(f"{path}: folds and seeds are lists of at least one number, got {folds} and {seeds}")

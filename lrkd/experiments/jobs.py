@@ -128,7 +128,8 @@ class _Running:
     """A job at work."""
 
     def __init__(self, job: Job, environment: dict[str, str]) -> None:
-        self.job, self.environment, self.error = job, environment, None
+        self.job, self.environment = job, environment
+        self.error: str | None = None
         self._started = time.monotonic()
         self._commands = job.commands()
         self._command: list[str] | None = None
@@ -140,8 +141,6 @@ class _Running:
         except BlockingIOError:
             self._commands = iter(())
             self.error = "is being run by another process"
-
-    error: str | None
 
     @property
     def seconds(self) -> float:

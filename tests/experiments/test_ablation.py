@@ -192,8 +192,7 @@ def test_ctrl_c_says_how_to_go_on(file, capsys, monkeypatch):
 
 
 def test_an_option_that_fit_does_not_know_stops_before_anything_runs(file, tmp_path, capsys, in_process):
-    edit(file, lambda c: c["rows"]["encoder"].update() if isinstance(c["rows"]["encoder"], dict) else c["rows"].update(
-        encoder={"configs": c["rows"]["encoder"], "options": {"model.init_args.lamda": 1}}))  # fmt: skip
+    edit(file, lambda c: c["rows"]["mlp"].update(options={"model.init_args.lamda": 1}))
     with pytest.raises(SystemExit):
         ablation(file=file)
     assert "lamda" in capsys.readouterr().err
