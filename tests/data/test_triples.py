@@ -214,8 +214,9 @@ def test_ranks_share_the_pairs_of_every_evaluation(ranks, make, tiny_root):  # t
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_workers_make_the_same_batches(num_workers, make):
-    batches = list(make("fit", num_workers=num_workers, target_mode="sampled").train_dataloader())
-    alone = list(make("fit", target_mode="sampled").train_dataloader())
+    teaching = {"target_mode": "sampled", "soft_labels": "votes", "conflict_weight": 1.0, "neighbour_negatives": 2}
+    batches = list(make("fit", num_workers=num_workers, **teaching).train_dataloader())
+    alone = list(make("fit", **teaching).train_dataloader())
     for one, other in zip(batches, alone, strict=True):
         for a, b in ((vars(one), vars(other)), (vars(one.step), vars(other.step))):
             assert all(value.equal(b[name]) for name, value in a.items() if name != "step")
@@ -583,10 +584,10 @@ def test_weights_and_negatives_come_with_the_batch(make):
     assert batch.negatives.shape == (12, 1, 3, 8)
     assert batch.negative_mask[..., 0].any()
     assert batch.negative_mask[..., 1:].any()
-    # Of the pairs with rationales, the odd ones have a wrong user_intent: beside each of the two right ones, one of two
-    # others is wrong: 1 + 2 · ½. The 8 targets: i1, i5, i7, i11 weigh 2, i2, i4, i8, i10 weigh 1.
-    assert sorted(batch.target_weight.flatten().tolist()) == [0] * 4 + [1] * 4 + [2] * 4
-    assert batch.step.targets == 12
+    # User intent says Irrelevant of odd pairs, which is wrong of i1, i7 and i11 (i5 is): beside each of the two right
+    # ones, one of two others is wrong: 1 + 2 · ½. The other five targets weigh 1, four pairs have none.
+    assert sorted(batch.target_weight.flatten().tolist()) == [0] * 4 + [1] * 5 + [2] * 3
+    assert batch.step.targets == 11
 
 
 # Going on in the middle of an epoch

@@ -38,7 +38,8 @@ NAMES = {"data": "d", "fold": "0", "encoder": "runs/a/encoder-fold0-seed3"}
 def read(tmp_path):
     def read(**changes):
         path = tmp_path / "a.yaml"
-        path.write_text(yaml.safe_dump({k: v for k, v in (CONTENT | changes).items() if v is not ...}))
+        content = {k: v for k, v in (CONTENT | changes).items() if v is not ...}
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
         return read_ablation_file(path)
 
     return read
