@@ -29,7 +29,8 @@ STAGES = {
     "rationales generate": ("lrkd.generation.generate:generate_rationales", "an LLM's rationales for pairs, resumable"),
     "rationales merge": ("lrkd.generation.merge:merge_rationales", "the rationales of several processes into one file"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
-    "sweep": ("lrkd.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
+    "ablation": ("lrkd.experiments.ablation:ablation", "methods by folds and seeds from one file, into one table"),
+    "sweep": ("lrkd.experiments.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),
     "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
 }

@@ -59,7 +59,7 @@ def embed_rationales(
             samples are counted on. A student that is trained on the targets names the same files, in this order.
         label_set: esci, wands, or a YAML file; verdicts must be its labels.
         text: Template of the embedded text over rationale, verdict and perspective. With {verdict} in it, guidance is
-            partly label regression, so it is left out by default.
+            partly label regression, so it is left out by default; with {verdict} alone, it is nothing else: a control.
         max_length: Tokens of a rationale at most; the encoder's own limit by default.
         dtype: Of the stored vectors.
         precision: In which the encoder computes; bfloat16 is faster where the machine has it, and moves a vector a
@@ -72,8 +72,8 @@ def embed_rationales(
     """
     console = Console(highlight=False, soft_wrap=True)
     fields = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
-    if "rationale" not in fields or not fields <= {"rationale", "verdict", "perspective"}:
-        raise UserError(f"text {text!r}: a template over rationale (needed), verdict and perspective")
+    if not fields or not fields <= {"rationale", "verdict", "perspective"}:
+        raise UserError(f"text {text!r}: a template over rationale, verdict and perspective, at least one of them")
     files = rationale_files(root, rationales)
     table, _ = merge_rationales(files, labels=LabelSet.load(label_set))
     source = ", ".join(map(str, files))

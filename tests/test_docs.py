@@ -140,14 +140,26 @@ def test_teachers_worked_example_runs(tmp_path, monkeypatch):
     assert (made / "targets" / "fingerprint.json").is_file()
 
 
-@pytest.mark.parametrize("page", ["teacher.md", "dpo.md"])
+@pytest.mark.slow
+def test_the_ablation_that_is_shown_runs(tmp_path, monkeypatch, capfd):
+    run_page("ablations.md", tmp_path, monkeypatch, "The file")
+    runs = tmp_path / "runs/my_ablation"
+    assert {folder.parent.name for folder in runs.glob("*/test_metrics.json")} == {
+        f"{row}-fold0-seed0" for row in ("encoder", "votes_of_shoppers", "distilled")
+    }
+    assert "| distilled | 1 |" in (runs / "compare/compare.md").read_text()
+    assert "to do     runs/my_ablation/distilled-fold0-seed0" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "ablations.md"])
 def test_stage_commands_have_the_options_that_are_shown(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     shown = [shlex.split(line)[3:] for line in re.findall(r"^ *(python -m lrkd .+?)(?: &)?$", text, re.MULTILINE)]
-    stages = [words for words in shown if " ".join(words[:2]) in STAGES]
+    named = [(next((n for n in (" ".join(words[:2]), words[0]) if n in STAGES), None), words) for words in shown]
+    stages = [(name, words) for name, words in named if name is not None]
     assert len(stages) >= 2
-    for words in stages:
-        module, _, function = STAGES[" ".join(words[:2])][0].partition(":")
+    for name, words in stages:
+        module, _, function = STAGES[name][0].partition(":")
         known = inspect.signature(getattr(import_module(module), function)).parameters
         options = {word.removeprefix("--") for word in words if word.startswith("--")}
         assert options <= set(known), words
