@@ -91,11 +91,9 @@ def how_to_ask(
     own = folder / PROMPTS_FILE
     book = PromptBook.load(prompts or (str(own) if own.is_file() else "esci"))
     card = TeacherCard.read(folder)
-    trained = (card.item_text, card.item_chars) if card is not None else (None, None)
-    text, chars = (
-        next(value for value in values if value is not None)
-        for values in ((item_text, trained[0], "{title}"), (item_chars, trained[1], 1000))
-    )
+    trained_text, trained_chars = (card.item_text, card.item_chars) if card is not None else (None, None)
+    text = next(template for template in (item_text, trained_text, "{title}") if template is not None)
+    chars = next(number for number in (item_chars, trained_chars, 1000) if number is not None)
     if card is not None:
         card.check(folder, prompts=book.version, item_text=text, item_chars=chars)
     return book, text, chars
