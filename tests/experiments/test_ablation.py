@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from itertools import product
@@ -14,7 +15,7 @@ from lrkd.__main__ import main
 from lrkd.cli import PlannedFit
 from lrkd.errors import UserError
 from lrkd.experiments import ablation as module
-from lrkd.experiments.ablation import ablation, planned_runs, with_needed
+from lrkd.experiments.ablation import ablation, of_finished, planned_runs, with_needed
 from lrkd.experiments.ablation_file import read_ablation_file
 from lrkd.runs import read_run
 
@@ -53,14 +54,7 @@ def file(tiny_encoder, tiny_root, tiny_targets, tmp_path, monkeypatch, in_proces
         "compare": {"baseline": "encoder"},
     }  # fmt: skip
 
-    def compare(*args):
-        try:
-            main(list(args))
-        except SystemExit:
-            return False
-        return True
-
-    monkeypatch.setattr(module, "lrkd", compare)
+    monkeypatch.setattr(module, "lrkd", lambda *args: main(list(args)) is None)
     path = tmp_path / "ablation.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
@@ -78,8 +72,11 @@ def verbs(ran):
     return found
 
 
-def table(tmp_path):
-    return (tmp_path / "runs" / "compare" / "compare.md").read_text()
+def compared(tmp_path):
+    """Which methods the table is of."""
+    with (tmp_path / "runs" / "compare" / "compare.csv").open() as file:
+        methods = {row["method"] for row in csv.DictReader(file)}
+    return {method for method in methods if not method.startswith("majority")}
 
 
 def test_rows_by_folds_run_once_each_and_end_in_one_table(file, tmp_path, capsys, in_process):
@@ -96,7 +93,7 @@ def test_rows_by_folds_run_once_each_and_end_in_one_table(file, tmp_path, capsys
     ]
     record = json.loads((tmp_path / "runs/taught-fold1-seed0/run.json").read_text())
     assert record["data"]["training_pairs_with_soft_labels"] == record["data"]["pairs"]["train"] > 0
-    assert all(f"| {method} | 2 |" in table(tmp_path) for method in ("taught", "mlp", "encoder"))
+    assert compared(tmp_path) == {"taught", "mlp", "encoder"}
 
     ablation(file=file, folds=1, rows="mlp")
     assert verbs(in_process) == []
@@ -108,8 +105,7 @@ def test_rows_by_folds_run_once_each_and_end_in_one_table(file, tmp_path, capsys
     edit(file, lambda c: c.update(folds=[0, 1]))
     ablation(file=file, rows="encoder")
     assert "not in the table" in capsys.readouterr().out
-    assert "| encoder | 2 |" in table(tmp_path)
-    assert "| mlp |" not in table(tmp_path), "the file does not describe these runs any more"
+    assert compared(tmp_path) == {"encoder", "taught"}, "the file does not describe mlp's runs any more"
 
 
 def test_lists_of_the_command_line(file, monkeypatch):
@@ -131,8 +127,8 @@ def test_a_row_brings_those_that_it_needs(file, in_process, capsys, tmp_path):
     assert in_process == []
     assert not runs.exists()
     ablation(file=file, rows="mlp")
-    assert "no run of encoder is finished, so there is no baseline" in capsys.readouterr().out
-    assert "| mlp | 1 |" in table(tmp_path)
+    assert "compare goes without --baseline encoder" in capsys.readouterr().out
+    assert compared(tmp_path) == {"mlp"}
 
 
 def test_a_failed_row_is_told_the_others_go_on_and_the_same_command_resumes_it(
@@ -151,7 +147,7 @@ def test_a_failed_row_is_told_the_others_go_on_and_the_same_command_resumes_it(
     said = str(failure.value)
     assert "RuntimeError: power cut" in said, "the end of the log"
     assert "taught-seed0: left out: it needs mlp-seed0" in said
-    assert "| encoder | 1 |" in table(tmp_path), "what is finished is compared all the same"
+    assert compared(tmp_path) == {"encoder"}, "what is finished is compared all the same"
     folder = tmp_path / "runs" / "mlp-seed0"
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert not (folder / "run.json").exists()
@@ -162,7 +158,7 @@ def test_a_failed_row_is_told_the_others_go_on_and_the_same_command_resumes_it(
     assert verbs(in_process) == ["fit", "test", "predict", "fit", "test"]
     assert read_run(folder).epochs == 1
     assert not (tmp_path / "runs" / "mlp-seed0-2").exists()
-    assert all(f"| {method} | 1 |" in table(tmp_path) for method in ("taught", "mlp", "encoder"))
+    assert compared(tmp_path) == {"taught", "mlp", "encoder"}
 
 
 def _state(file, capsys):
@@ -206,6 +202,21 @@ def test_rows_that_cannot_be_ordered_are_refused(file):
     circle = replace(plan.rows["mlp"], options={"data.init_args.soft_labels": "${taught}/x"})
     with pytest.raises(UserError, match="in a circle: taught → mlp → taught"):
         with_needed(replace(plan, rows=plan.rows | {"mlp": circle}), ["taught"])
+
+
+def test_compare_goes_without_what_is_not_finished(capsys):
+    options = {
+        "baseline": "both", "focus": ["a", "c"], "resamples": 500,
+        "ensembles": {"all": ["a", "b"], "both": ["all", "c"], "seeds": ["c"]},
+    }  # fmt: skip
+    # b is not there, so neither is the ensemble of a and b, nor the one that has this one in it.
+    assert of_finished(options, {"b"}) == {"ensembles": {"seeds": ["c"]}, "focus": ["a", "c"], "resamples": [500]}
+    shown = capsys.readouterr().out
+    assert "without --ensembles all, both" in shown
+    assert "without --baseline both" in shown
+    whole = of_finished(options, set())
+    assert whole == options | {"baseline": ["both"], "resamples": [500]}
+    assert of_finished({"baseline": "b"}, {"b"}) == {}
 
 
 # The files that ship
