@@ -90,7 +90,7 @@ def run_jobs(jobs: Sequence[Job], places: Sequence[dict[str, str]], report: Call
     Raises:
         UserError: Jobs need each other in a circle.
     """
-    waiting, running, ended = list(jobs), [], []
+    waiting, running, ended = list(jobs), list[_Running](), list[Ended]()
     free, failed = list(places), set[str]()
 
     def end(one: Ended) -> None:
