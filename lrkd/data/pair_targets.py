@@ -183,8 +183,7 @@ class Targets:
             vectors = self._means_of(rows) - (self.centre[self._group[rows]] if self.centre is not None else 0)
             vectors = np.moveaxis(vectors * self.present_of(rows)[..., None], 1, 0)
             total += np.swapaxes(vectors, 1, 2) @ vectors
-        mean: np.ndarray = total / np.maximum(self.present_of(self.fit_rows).sum(0), 1)[:, None, None]
-        return mean
+        return np.asarray(total / np.maximum(self.present_of(self.fit_rows).sum(0), 1)[:, None, None])
 
     def batch(self, rows: np.ndarray, epoch: int = 0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The targets of some pairs.

@@ -171,13 +171,33 @@ def compare_finished(plan: AblationFile, runs: Iterable[PlannedRun]) -> bool:
                 finished[name] = run
     if not finished:
         return True
-    options, methods = dict(plan.compare), {read_run(run.folder).method for run in finished.values()}
-    if options.get("baseline") not in (None, *methods):
-        print(f"no run of {options['baseline']} is finished, so there is no baseline")
-        del options["baseline"]
+    there = {read_run(run.folder).method for run in finished.values()}
+    options = of_finished(plan.compare, plan.rows.keys() - there)
     words = [word for name, value in options.items() for word in (f"--{name}", *map(as_option, _listed(value)))]
     folders = [str(run.folder) for run in finished.values()]
     return lrkd("compare", "--runs", *folders, "--split", plan.split, "--out", f"{plan.runs}/compare", *words)
+
+
+def of_finished(options: dict[str, Any], without: Iterable[str]) -> dict[str, Any]:
+    """The options of ``compare`` less what names a row that has no finished run; says what is left out.
+
+    Args:
+        options: A value is a text, a list of texts, or a mapping whose keys are names themselves (ensembles).
+        without: The rows without a finished run.
+    """
+    missing, kept = set(without), dict[str, Any]()
+    for option, value in sorted(options.items(), key=lambda item: not isinstance(item[1], dict)):  # these may name more
+        members = value if isinstance(value, dict) else {name: name for name in _listed(value)}
+        gone = []
+        for name, of in members.items():
+            if missing.intersection(_listed(of)):
+                missing.add(name)
+                gone.append(name)
+        if left := {name: of for name, of in members.items() if name not in gone}:
+            kept[option] = left if isinstance(value, dict) else list(left)
+        if gone:
+            print(f"compare goes without --{option} {', '.join(gone)}: not all of its runs are finished")
+    return kept
 
 
 def _as_planned(run: PlannedRun) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from lrkd.__main__ import main
 from lrkd.cli import PlannedFit
 from lrkd.errors import UserError
 from lrkd.experiments import ablation as module
-from lrkd.experiments.ablation import ablation, planned_runs, with_needed
+from lrkd.experiments.ablation import ablation, of_finished, planned_runs, with_needed
 from lrkd.experiments.ablation_file import read_ablation_file
 from lrkd.runs import read_run
 
@@ -53,14 +53,7 @@ def file(tiny_encoder, tiny_root, tiny_targets, tmp_path, monkeypatch, in_proces
         "compare": {"baseline": "encoder"},
     }  # fmt: skip
 
-    def compare(*args):
-        try:
-            main(list(args))
-        except SystemExit:
-            return False
-        return True
-
-    monkeypatch.setattr(module, "lrkd", compare)
+    monkeypatch.setattr(module, "lrkd", lambda *args: main(list(args)) is None)
     path = tmp_path / "ablation.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
@@ -78,38 +71,43 @@ def verbs(ran):
     return found
 
 
-def table(tmp_path):
-    return (tmp_path / "runs" / "compare" / "compare.md").read_text()
+def compared(tmp_path):
+    """Which methods the table is of."""
+    with (tmp_path / "runs" / "compare" / "compare.csv").open() as file:
+        methods = {row["method"] for row in csv.DictReader(file)}
+    return {method for method in methods if not method.startswith("majority")}
 
 
-def test_rows_by_folds_run_once_each_and_end_in_one_table(file, tmp_path, capsys, in_process):
-    ablation(file=file, folds=[0, 1])
+def test_rows_run_once_each_and_end_in_one_table(file, tmp_path, capsys, in_process):
+    ablation(file=file, folds=1)
     shown = capsys.readouterr().out
-    assert "6 runs, 0 of them finished" in shown
-    assert "6/6  encoder  fold 1  seed 0  done in" in shown
-    assert verbs(in_process) == ["data audit", *["fit", "test", "predict", "fit", "test", "fit", "test"] * 2]
-    runs = {folder.name: read_run(folder) for folder in (tmp_path / "runs").glob("*seed0")}
-    assert {(run.method, run.fold) for run in runs.values()} == set(product(("taught", "mlp", "encoder"), (0, 1)))
-    config = yaml.safe_load((tmp_path / "runs/taught-fold1-seed0/config.yaml").read_text())
-    assert config["data"]["init_args"]["soft_labels"] == [
-        f"{tmp_path}/runs/mlp-fold1-seed0/predict_predictions.parquet"
-    ]
-    record = json.loads((tmp_path / "runs/taught-fold1-seed0/run.json").read_text())
+    assert "3 runs, 0 of them finished" in shown
+    assert "3/3  encoder  fold 1  seed 0  done in" in shown
+    assert verbs(in_process) == ["data audit", "fit", "test", "predict", "fit", "test", "fit", "test"]
+    runs = tmp_path / "runs"
+    assert {(run.method, run.fold) for run in map(read_run, runs.glob("*seed0"))} == {
+        ("taught", 1),
+        ("mlp", 1),
+        ("encoder", 1),
+    }
+    config = yaml.safe_load((runs / "taught-fold1-seed0/config.yaml").read_text())
+    assert config["data"]["init_args"]["soft_labels"] == [f"{runs}/mlp-fold1-seed0/predict_predictions.parquet"]
+    record = json.loads((runs / "taught-fold1-seed0/run.json").read_text())
     assert record["data"]["training_pairs_with_soft_labels"] == record["data"]["pairs"]["train"] > 0
-    assert all(f"| {method} | 2 |" in table(tmp_path) for method in ("taught", "mlp", "encoder"))
+    assert compared(tmp_path) == {"taught", "mlp", "encoder"}
 
     ablation(file=file, folds=1, rows="mlp")
     assert verbs(in_process) == []
     assert "1 runs, 1 of them finished" in capsys.readouterr().out
 
     edit(file, lambda c: c["rows"]["mlp"].update(options={"model.init_args.dropout": 0.3}))
-    with pytest.raises(UserError, match=r"mlp-fold0-seed0: made with other settings.*dropout: 0.3 against 0.1"):
-        ablation(file=file, folds=[0, 1])
+    with pytest.raises(UserError, match=r"mlp-fold1-seed0: made with other settings.*dropout: 0.3 against 0.1"):
+        ablation(file=file, folds=1)
     edit(file, lambda c: c.update(folds=[0, 1]))
-    ablation(file=file, rows="encoder")
+    ablation(file=file, rows="encoder", folds=0)
+    assert verbs(in_process) == ["fit", "test"]
     assert "not in the table" in capsys.readouterr().out
-    assert "| encoder | 2 |" in table(tmp_path)
-    assert "| mlp |" not in table(tmp_path), "the file does not describe these runs any more"
+    assert compared(tmp_path) == {"encoder", "taught"}, "the file does not describe mlp's runs any more"
 
 
 def test_lists_of_the_command_line(file, monkeypatch):
@@ -130,9 +128,6 @@ def test_a_row_brings_those_that_it_needs(file, in_process, capsys, tmp_path):
     assert capsys.readouterr().out.splitlines() == [f"to do     {runs}/mlp-seed4", f"to do     {runs}/taught-seed4"]
     assert in_process == []
     assert not runs.exists()
-    ablation(file=file, rows="mlp")
-    assert "no run of encoder is finished, so there is no baseline" in capsys.readouterr().out
-    assert "| mlp | 1 |" in table(tmp_path)
 
 
 def test_a_failed_row_is_told_the_others_go_on_and_the_same_command_resumes_it(
@@ -151,7 +146,7 @@ def test_a_failed_row_is_told_the_others_go_on_and_the_same_command_resumes_it(
     said = str(failure.value)
     assert "RuntimeError: power cut" in said, "the end of the log"
     assert "taught-seed0: left out: it needs mlp-seed0" in said
-    assert "| encoder | 1 |" in table(tmp_path), "what is finished is compared all the same"
+    assert compared(tmp_path) == {"encoder"}, "what is finished is compared all the same"
     folder = tmp_path / "runs" / "mlp-seed0"
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert not (folder / "run.json").exists()
@@ -162,7 +157,7 @@ def test_a_failed_row_is_told_the_others_go_on_and_the_same_command_resumes_it(
     assert verbs(in_process) == ["fit", "test", "predict", "fit", "test"]
     assert read_run(folder).epochs == 1
     assert not (tmp_path / "runs" / "mlp-seed0-2").exists()
-    assert all(f"| {method} | 1 |" in table(tmp_path) for method in ("taught", "mlp", "encoder"))
+    assert compared(tmp_path) == {"taught", "mlp", "encoder"}
 
 
 def _state(file, capsys):
@@ -208,6 +203,21 @@ def test_rows_that_cannot_be_ordered_are_refused(file):
         with_needed(replace(plan, rows=plan.rows | {"mlp": circle}), ["taught"])
 
 
+def test_compare_goes_without_what_is_not_finished(capsys):
+    options = {
+        "baseline": "both", "focus": ["a", "c"], "resamples": 500,
+        "ensembles": {"all": ["a", "b"], "both": ["all", "c"], "seeds": ["c"]},
+    }  # fmt: skip
+    # b is not there, so neither is the ensemble of a and b, nor the one that has this one in it.
+    assert of_finished(options, {"b"}) == {"ensembles": {"seeds": ["c"]}, "focus": ["a", "c"], "resamples": [500]}
+    shown = capsys.readouterr().out
+    assert "without --ensembles all, both" in shown
+    assert "without --baseline both" in shown
+    whole = of_finished(options, set())
+    assert whole == options | {"baseline": ["both"], "resamples": [500]}
+    assert of_finished({"baseline": "b"}, {"b"}) == {}
+
+
 # The files that ship
 
 
@@ -222,12 +232,13 @@ def test_every_row_of_a_shipped_file_parses_as_a_fit(path, monkeypatch, tmp_path
     plan = replace(plan, runs=str(tmp_path))  # nobody's runs are looked at
     rows = with_needed(plan, plan.rows)
     assert plan.compare["baseline"] in plan.rows
+    assert all(set(members) <= plan.rows.keys() for members in plan.compare["ensembles"].values())
     runs = planned_runs(plan, rows, [(plan.folds[0], 0)])
     for row, run in zip(rows, runs, strict=True):
         (config,) = row.configs
         assert yaml.safe_load(Path(config).read_text())["method"] == row.name
         assert run.folder == tmp_path / f"{row.name}-fold{plan.folds[0]}-seed0"
-        assert PlannedFit(["fit", *run.options]).folder == run.folder
+    assert PlannedFit(["fit", *runs[0].options]).folder == runs[0].folder
 
 
 def test_the_rows_of_the_paper_are_in_the_shipped_file():
