@@ -30,7 +30,7 @@ STAGES = {
     "rationales merge": ("lrkd.generation.merge:merge_rationales", "the rationales of several processes into one file"),
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
     "sweep": ("lrkd.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
-    "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),
+    "compare": ("lrkd.evaluate.compare:compare", "runs side by side: intervals, tests, slices, ensembles, plots"),
     "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
 }
 

@@ -140,14 +140,14 @@ def test_teachers_worked_example_runs(tmp_path, monkeypatch):
     assert (made / "targets" / "fingerprint.json").is_file()
 
 
-@pytest.mark.parametrize("page", ["teacher.md", "dpo.md"])
+@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "compare.md"])
 def test_stage_commands_have_the_options_that_are_shown(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     shown = [shlex.split(line)[3:] for line in re.findall(r"^ *(python -m lrkd .+?)(?: &)?$", text, re.MULTILINE)]
-    stages = [words for words in shown if " ".join(words[:2]) in STAGES]
+    stages = [(words, name) for words in shown for name in (words[0], " ".join(words[:2])) if name in STAGES]
     assert len(stages) >= 2
-    for words in stages:
-        module, _, function = STAGES[" ".join(words[:2])][0].partition(":")
+    for words, name in stages:
+        module, _, function = STAGES[name][0].partition(":")
         known = inspect.signature(getattr(import_module(module), function)).parameters
         options = {word.removeprefix("--") for word in words if word.startswith("--")}
         assert options <= set(known), words

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.95
+_ROUNDING = 1e-6
+"""Differences of float32 metrics that are this near to 0 are 0."""
 _CHUNK = 4_000_000
 """Weights drawn at a time: 16 MB."""
 
@@ -66,7 +68,7 @@ def p_value(differences: np.ndarray) -> float | None:
     """
     if not np.isfinite(differences).all():
         return None
-    side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    side = min(int((differences <= _ROUNDING).sum()), int((differences >= -_ROUNDING).sum()))
     return min(1.0, 2 * (side + 1) / (len(differences) + 1))
 
 

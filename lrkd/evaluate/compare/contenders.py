@@ -135,7 +135,7 @@ def imbalance(contenders: Iterable[Contender]) -> str | None:
     """What to warn of where contenders do not cover the same folds and seeds, else None."""
     covered = {c.name: {key for key in c.runs if key[1] is not None} for c in contenders}
     covered = {name: keys for name, keys in covered.items() if keys}  # an ensemble of seeds has none of its own
-    every = sorted(set().union(*covered.values()), key=lambda key: (key[0] or 0, key[1]))
+    every = sorted(set().union(*covered.values()), key=lambda key: (key[0] or 0, key[1] or 0))
     gaps = []
     for name, keys in covered.items():
         missing = [key_name(key) for key in every if key not in keys]

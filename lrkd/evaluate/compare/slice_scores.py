@@ -73,7 +73,7 @@ def score_slices(
     counts = {fold: _counts(fold, pairs, places[fold], contenders, len(family.order), classes)
               for fold, pairs in folds.items()}  # fmt: skip
     shape = (len(contenders), len(family.order), 3, classes)
-    whole = _scores(sum(found.sum(0) for found in counts.values()).reshape(1, *shape))[0]
+    whole = _scores(np.sum([found.sum(0) for found in counts.values()], axis=0).reshape(1, *shape))[0]
     pieces = []
     for weights in draws([pairs.queries for pairs in folds.values()], min(resamples, MOST_RESAMPLES), seed):
         sums = sum(w @ found.astype(w.dtype) for w, found in zip(weights, counts.values(), strict=True))

@@ -274,7 +274,8 @@ def test_the_validation_split_is_read_when_asked_for(tmp_path):
 def test_from_the_command_line(runs, tmp_path, capsys):
     main([
         "compare", "--runs", str(runs / "*"), "--baseline", "bert", "--out", str(tmp_path / "out"),
-        "--resamples", "100", "--ensembles", '{"both": ["bert", "lrkd"]}', "--ensemble_mean", "logits", "--focus", "both", "bert",
+        "--resamples", "100", "--ensembles", '{"both": ["bert", "lrkd"]}', "--ensemble_mean", "logits",
+        "--focus", "both", "bert",
     ])  # fmt: skip
     assert re.search(r"both .* 3 ", capsys.readouterr().out)
     assert "Reliability of both, bert." in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")

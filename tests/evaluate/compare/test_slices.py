@@ -193,7 +193,7 @@ def test_a_root_that_is_gone_or_another_gives_no_fields(tmp_path):
     found, missing = find_fields([run], None, labels)
     assert found is None
     assert "are no longer those that the runs were fitted on" in missing
-    with pytest.raises(UserError, match="--root .*: its pairs are not those"):
+    with pytest.raises(UserError, match=r"--root .*: its pairs are not those"):
         find_fields([run], tmp_path / "data", labels)
     with pytest.raises(UserError, match="no such file"):
         find_fields([run], tmp_path / "nowhere", labels)
