@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lrkd.errors import UserError
 from lrkd.evaluate.compare.estimates import Row
-from lrkd.evaluate.compare.plots import Cost
+
+
+class Cost(NamedTuple):
+    """What macro-F1 is set against.
+
+    Args:
+        name: What was counted or measured.
+        values: By contender; one that is missing is not drawn.
+    """
+
+    name: str
+    values: Mapping[str, float]
 
 
 def parameters(rows: Sequence[Row]) -> Cost:

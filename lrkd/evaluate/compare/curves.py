@@ -76,7 +76,7 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[Curve]], baseline: str
     down = math.ceil(len(curves) / across)
     figure = new_figure(1 + 2.6 * across, 0.8 + 2.1 * down)
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-    behind = mean_curve(curves[baseline]) if baseline in curves else {}
+    behind = mean_curve(curves[baseline]) if baseline is not None and baseline in curves else {}
     low, high = round_limits([value for own in curves.values() for curve in own for value in curve.values()])
     last = max(epoch for own in curves.values() for curve in own for epoch in curve)
     for axis, (method, own) in zip(axes, curves.items(), strict=False):

@@ -1,11 +1,11 @@
-"""Plots of the estimates: the overview, F1 by label, and macro-F1 against what it costs."""
+"""Plots of the estimates: the overview, and F1 by label."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lrkd.evaluate.compare.estimates import Estimate, Row
 from lrkd.evaluate.compare.plot_style import (
@@ -134,61 +134,3 @@ def draw_labels(path: Path, rows: Sequence[Row], labels: Sequence[str]) -> None:
         axis.set_visible(False)
     note(figure, "F1, higher is better, axis 0 to 1; bar: mean over runs; line: 95 % interval over resampled queries")
     save(figure, path)
-
-
-class Cost(NamedTuple):
-    """What macro-F1 is set against.
-
-    Args:
-        name: What the axis says.
-        values: By contender; one that is missing is not drawn.
-    """
-
-    name: str
-    values: Mapping[str, float]
-
-
-def draw_cost(path: Path, majority: Row, rows: Sequence[Row], cost: Cost) -> None:
-    """Macro-F1 with its interval against a cost; up and to the left is better.
-
-    Args:
-        path: The PNG file.
-        majority: The majority's row, drawn as a line.
-        rows: The others'.
-        cost: What each costs.
-    """
-    figure = new_figure(8.6, 4.4)
-    axis = figure.subplots()
-    line = majority.estimates["macro_f1"].mean
-    axis.axhline(line, color="#444444", linestyle="--", linewidth=1.2, label=wrapped(f"{majority.name}: {line:.3f}"))
-    drawn = [row for row in rows if row.name in cost.values]
-    edges = [line]
-    for number, row in enumerate(drawn):
-        found = row.estimates["macro_f1"]
-        axis.errorbar(
-            cost.values[row.name], found.mean, yerr=bars([found.mean], [found.interval]), markersize=7, elinewidth=1.2,
-            color=COLOURS[number % len(COLOURS)], label=wrapped(row.name), linestyle="none", alpha=0.9,
-            marker=SHAPES[(number + number // len(COLOURS)) % len(SHAPES)],
-        )  # fmt: skip
-        edges += [found.mean, *(found.interval or ())]
-    low, high = round_limits(edges)
-    axis.set_ylim(low, high)
-    axis.set_ylabel(f"Macro-F1, higher is better\n{axis_range(low, high)}")
-    axis.set_xlabel(plain(_scale(axis, [cost.values[row.name] for row in drawn], cost.name)))
-    tidy(axis)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    note(figure, "dot: mean over runs; bar: 95 % interval over resampled queries")
-    save(figure, path)
-
-
-def _scale(axis: Any, values: Sequence[float], name: str) -> str:
-    """Set the scale that the values fit on, and say which: from 0 unless they span more than a factor of ten."""
-    from matplotlib.ticker import EngFormatter
-
-    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    if min(values) > 0 and max(values) / min(values) > 10:
-        axis.set_xscale("log")
-        axis.xaxis.set_minor_formatter("")
-        return f"{name}, lower is better (log scale)"
-    axis.set_xlim(0, 1.08 * max(values))
-    return f"{name}, lower is better (axis from 0)"

@@ -11,10 +11,12 @@ from rich.text import Text
 
 from lrkd.data.types import LabelSet
 from lrkd.evaluate.compare.blocks import Block, Picture, Points, Section, Table, Warn, markdown, show
+from lrkd.evaluate.compare.cost_plot import draw_cost
+from lrkd.evaluate.compare.costs import Cost
 from lrkd.evaluate.compare.curves import Curve, draw_curves
 from lrkd.evaluate.compare.estimates import Measured, Row
 from lrkd.evaluate.compare.page import page
-from lrkd.evaluate.compare.plots import Cost, draw_cost, draw_labels, draw_overview
+from lrkd.evaluate.compare.plots import draw_labels, draw_overview
 from lrkd.evaluate.compare.reading import how_to_read
 from lrkd.evaluate.compare.score_plots import draw_confusion, draw_reliability
 from lrkd.evaluate.compare.scored import Fold, FoldPairs

@@ -16,6 +16,12 @@ from lrkd.evaluate.compare import compare
 ALWAYS = "majority (always Exact)"
 
 
+@pytest.fixture(autouse=True)
+def sketches(monkeypatch):
+    """Plots are drawn but not rendered, which is most of the time; test_report.py looks at them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path: Path(path).write_bytes(b"a sketch"))
+
+
 @pytest.fixture
 def runs(tmp_path):
     """Two methods over three folds of four pairs, half of them Exact.

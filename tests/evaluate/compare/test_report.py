@@ -7,12 +7,14 @@ from html.parser import HTMLParser
 
 import pytest
 from finished_runs import write_run
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lrkd.errors import UserError
 from lrkd.evaluate.compare import compare
 from lrkd.evaluate.compare.blocks import Points, Section, Table, Warn, markdown
 from lrkd.evaluate.compare.bootstrap import Interval
+from lrkd.evaluate.compare.cost_plot import side_by_side
 from lrkd.evaluate.compare.curves import mean_curve, read_curve
 from lrkd.evaluate.compare.estimates import Estimate
 from lrkd.evaluate.compare.page import page
@@ -149,3 +151,9 @@ def test_curves(tmp_path):
     file.write_text("epoch,val/macro_f1\n0,high\n")
     with pytest.raises(UserError, match=r"metrics.csv, column 'val/macro_f1': .*'high'"):
         read_curve(tmp_path)
+
+
+def test_dots_of_one_cost_stand_side_by_side():
+    axis = Figure().subplots()
+    axis.set_xlim(0, 100)
+    assert side_by_side(axis, [50, 90, 50, 50.5]) == pytest.approx([50 + 1 / 6 - 2, 90, 50 + 1 / 6, 50 + 1 / 6 + 2])
