@@ -28,8 +28,8 @@ setup: .venv/installed
 # Every line below is a command to repeat with changes. A step runs again when what it is made from has changed.
 
 quickstart: $(Q)/compare/compare.png
-	@cat $(Q)/compare/compare.md
-	@echo "The picture: $(Q)/compare/compare.png. Next: docs/quickstart.md, or your own data: docs/data.md"
+	@sed '/^## /,$$d' $(Q)/compare/compare.md
+	@echo "All of it: $(Q)/compare/compare.html. Next: docs/quickstart.md, or your own data: docs/data.md"
 
 $(Q)/catalogue/pairs.parquet: $(wildcard lrkd/data/synthetic/*) | setup
 	$(LRKD) data synthesize --out $(Q)/catalogue --queries 240

@@ -31,7 +31,7 @@ STAGES = {
     "rationales embed": ("lrkd.embedding:embed_rationales", "rationales into target vectors"),
     "ablation": ("lrkd.experiments.ablation:ablation", "methods by folds and seeds from one file, into one table"),
     "sweep": ("lrkd.experiments.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
-    "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),
+    "compare": ("lrkd.evaluate.compare:compare", "runs side by side: intervals, tests, slices, ensembles, plots"),
     "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
 }
 

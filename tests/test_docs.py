@@ -151,7 +151,7 @@ def test_the_ablation_that_is_shown_runs(tmp_path, monkeypatch, capfd):
     assert "to do     runs/my_ablation/distilled-fold0-seed0" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "ablations.md"])
+@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "ablations.md", "compare.md"])
 def test_stage_commands_have_the_options_that_are_shown(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     shown = [shlex.split(line)[3:] for line in re.findall(r"^ *(python -m lrkd .+?)(?: &)?$", text, re.MULTILINE)]

@@ -232,6 +232,7 @@ def test_every_row_of_a_shipped_file_parses_as_a_fit(path, monkeypatch, tmp_path
     plan = replace(plan, runs=str(tmp_path))  # nobody's runs are looked at
     rows = with_needed(plan, plan.rows)
     assert plan.compare["baseline"] in plan.rows
+    assert all(set(members) <= plan.rows.keys() for members in plan.compare["ensembles"].values())
     runs = planned_runs(plan, rows, [(plan.folds[0], 0)])
     for row, run in zip(rows, runs, strict=True):
         (config,) = row.configs
