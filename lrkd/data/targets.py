@@ -48,6 +48,12 @@ class Fingerprint:
     rationales: str
     precision: str = "float32"
 
+    @property
+    def settings(self) -> str:
+        """How the vectors were made, beside the encoder's weights and the rationales: readable JSON."""
+        rest = {k: v for k, v in asdict(self).items() if k not in ("encoder", "weights", "rationales")}
+        return json.dumps(rest, sort_keys=True)
+
     def differences(self, other: Fingerprint) -> list[str]:
         """The fields in which two fingerprints differ, with both values.
 
@@ -263,13 +269,24 @@ class Targets:
             Targets (B, P, R) float32, 0 where there is none, and whether there is one (B, P) bool.
         """
         draw = _hashed_uniform(rows, epoch, seed) if self.mode == "sampled" else None
-        targets = self._means(rows, draw)
-        mask = self.present_of(rows)
-        if self.centre is not None:
-            targets = targets - self.centre[self._group[rows]]
-            mask = mask & (np.linalg.norm(targets, axis=-1) > 1e-6)  # a target that is its own mean points nowhere
-            targets = normalise(targets)
+        targets, there = self.place(self._means(rows, draw), rows)
+        mask = self.present_of(rows) & there
         return targets * mask[..., None], mask
+
+    def place(self, vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rationale vectors where the latents are to meet them: centred, at unit length.
+
+        Args:
+            vectors: (B, P, R), of unit length.
+            rows: (B,) int: the pairs that they belong to.
+
+        Returns:
+            The vectors, float32, and whether each is one (B, P) bool: what is its own mean points nowhere.
+        """
+        if self.centre is None:
+            return vectors, np.ones(vectors.shape[:-1], bool)
+        vectors = vectors - self.centre[self._group[rows]]
+        return normalise(vectors), np.linalg.norm(vectors, axis=-1) > 1e-6
 
     def summary(self) -> dict[str, Any]:
         """Counts for the run's record and the terminal."""

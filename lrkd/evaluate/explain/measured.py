@@ -1,0 +1,119 @@
+"""How far explanations fit, measured on a split that the student was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from lrkd.data.pairs import read_pairs
+from lrkd.data.targets import normalise
+from lrkd.errors import UserError
+from lrkd.evaluate.explain.build import BuiltIndex
+from lrkd.evaluate.explain.explanations import explanation_table, write_explanations
+from lrkd.evaluate.explain.index import Nearest
+from lrkd.evaluate.explain.quality import Explained, measure, share_by_query
+from lrkd.evaluate.explain.report import show_quality, write_quality
+from lrkd.evaluate.explain.topics import Topics, query_words
+from lrkd.evaluate.features import Features, student_features
+from lrkd.evaluate.trained import TrainedStudent
+from lrkd.runs import ScoredSplit
+
+
+def measure_split(
+    student: TrainedStudent,
+    built: BuiltIndex,
+    split: ScoredSplit,
+    neighbours: int,
+    folder: Path,
+    console: Console,
+    **how: Any,
+) -> None:
+    """Explain the labelled pairs of a split, measure how far that fits, and write both.
+
+    Args:
+        student: The student, its data set up.
+        built: Its index.
+        split: Which pairs.
+        neighbours: Rationales a perspective in the table; only the nearest is measured.
+        folder: Takes ``<split>_explanations.json`` and ``<split>_explanations.parquet``.
+        console: Where the report is shown.
+        **how: Batch size and precision, see :func:`~lrkd.evaluate.features.student_features`.
+
+    Raises:
+        UserError: The split has no labelled pair.
+    """
+    data, labels = student.data, student.record.label_set.labels
+    rows = data.rows(split)
+    rows = rows[pc.is_valid(data.pairs["label"].take(pa.array(rows))).to_numpy()]
+    if not len(rows):
+        raise UserError(f"{data.root}: no labelled pair in split {split!r}, so nothing to measure")
+    pairs = read_pairs(data.root, columns=["pair_id", "query", "title", "label", "category"])
+    given = pairs.take(pa.array(rows))
+    made = student_features(student.model, data.tokens, rows, **how)
+    assert made.latents is not None
+    nearest = built.index.search(made.latents, neighbours)
+    gold = pc.index_in(given["label"], value_set=pa.array(labels)).to_numpy()
+    _, query = np.unique(_query_groups(student)[rows], return_inverse=True)
+    explained = Explained(
+        student=made.probabilities.argmax(1),
+        gold=gold,
+        query=query,
+        by_latent=nearest.place[..., 0],
+        by_state=_nearest_by_state(student, built, made, **how).place[..., 0],
+        topics=_topics(given, pairs.take(pa.array(built.rows))),
+    )
+    report = {
+        "split": split,
+        "pairs": len(rows),
+        "queries": int(query.max()) + 1,
+        "student_agrees_with_gold": share_by_query((explained.student == gold).astype(float), query),
+        "rows": measure(explained, built.index, labels),
+        "index": {"rationales": len(built.rows), "left_out": built.left_out, **built.index.about},
+    }
+    show_quality(console, report, "[CLS]" if student.model.hparams["pooling"] == "cls" else "mean state")
+    files = [folder / f"{split}_explanations.{kind}" for kind in ("json", "parquet")]
+    write_quality(report, files[0])
+    shown = given.select(["pair_id", "query", "title", "label"])
+    write_explanations(explanation_table(shown, made.probabilities, labels, built.index, nearest), files[1])
+    console.print(f"Wrote {files[0]} and {files[1].name}")
+
+
+def _query_groups(student: TrainedStudent) -> np.ndarray:
+    targets = student.data.training_targets
+    assert targets is not None
+    return targets.query
+
+
+def _nearest_by_state(student: TrainedStudent, built: BuiltIndex, made: Features, **how: Any) -> Nearest:
+    """For every perspective the rationale of the training pair whose state is nearest to a pair's.
+
+    The states are compared as targets are with ``centring: global``: less the mean over the index's pairs, by cosine.
+    """
+    rows, pair = np.unique(built.rows, return_inverse=True)
+    state = student_features(student.model, student.data.tokens, rows, **how).state
+    mean = state.mean(0)
+    index = replace(
+        built.index,
+        vectors=normalise(state - mean)[pair],
+        perspectives=dict.fromkeys(built.index.perspectives, 0),
+        latents=1,
+    )
+    return index.search((made.state - mean)[:, None])
+
+
+def _topics(pairs: pa.Table, of_rationales: pa.Table) -> dict[str, Topics]:
+    """What makes two pairs alike in topic: a word of the query, and, where items have categories, the innermost one."""
+    words = [[query_words(query) for query in table["query"].to_pylist()] for table in (pairs, of_rationales)]
+    topics = {"same_topic": Topics(*words)}
+    innermost = [
+        [frozenset((path or [])[-1:]) for path in table["category"].to_pylist()] for table in (pairs, of_rationales)
+    ]
+    if all(any(keys) for keys in innermost):
+        topics["same_category"] = Topics(*innermost)
+    return topics
