@@ -132,6 +132,23 @@ def test_parameters_that_extractors_states_are_right():
         assert (f"{one:,}", f"{two - one:,}") == (first, further), name
 
 
+def test_explaining_runs_as_it_stands(small_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/lrkd_mlp-seed0").symlink_to(small_run)
+    (tmp_path / "my_pairs.csv").write_text("query,title,label\nred mug,Blue mug,Substitute\nlamp,Desk lamp,\n")
+    monkeypatch.chdir(tmp_path)
+    blocks = BLOCK.findall((ROOT / "docs/explaining.md").read_text(encoding="utf-8"))
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, "explaining.md", "exec"), {})
+        for line in text.splitlines() if kind == "bash" else ():
+            if "lrkd probe" not in line:  # tests/evaluate/probe/test_probe.py runs it on smaller folds
+                run_command(line)
+    assert (tmp_path / "runs/explained.parquet").is_file()
+    assert (small_run / "test_explanations.json").is_file()
+    assert "business_rule on q" in capsys.readouterr().out.split("Wrote")[-1]
+
+
 @pytest.mark.slow
 def test_teachers_worked_example_runs(tmp_path, monkeypatch):
     run_page("teacher.md", tmp_path, monkeypatch, "A worked example")
@@ -140,14 +157,14 @@ def test_teachers_worked_example_runs(tmp_path, monkeypatch):
     assert (made / "targets" / "fingerprint.json").is_file()
 
 
-@pytest.mark.parametrize("page", ["teacher.md", "dpo.md"])
+@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "explaining.md"])
 def test_stage_commands_have_the_options_that_are_shown(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     shown = [shlex.split(line)[3:] for line in re.findall(r"^ *(python -m lrkd .+?)(?: &)?$", text, re.MULTILINE)]
-    stages = [words for words in shown if " ".join(words[:2]) in STAGES]
-    assert len(stages) >= 2
-    for words in stages:
-        module, _, function = STAGES[" ".join(words[:2])][0].partition(":")
+    named = [(name, words) for words in shown for name in (" ".join(words[:2]), words[0]) if name in STAGES]
+    assert len(named) >= 2
+    for name, words in named:
+        module, _, function = STAGES[name][0].partition(":")
         known = inspect.signature(getattr(import_module(module), function)).parameters
         options = {word.removeprefix("--") for word in words if word.startswith("--")}
         assert options <= set(known), words

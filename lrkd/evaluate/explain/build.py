@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from lrkd.data.pairs import file_fingerprint, read_pairs
 from lrkd.data.rationales import read_rationales
 from lrkd.data.split_rows import training_mask
-from lrkd.data.targets import Targets
+from lrkd.data.targets import Targets, normalise
 from lrkd.data.types import SPLITS
 from lrkd.errors import UserError
 from lrkd.evaluate.explain.index import RATIONALES_COLUMNS, ExplanationIndex
@@ -119,7 +119,7 @@ def _placed(targets: Targets, place: np.ndarray, rows: np.ndarray) -> tuple[np.n
     there = np.zeros(len(place), bool)
     for start in range(0, len(place), PIECE_ROWS):
         piece = slice(start, start + PIECE_ROWS)
-        raw = np.asarray(targets.store.vectors[place[piece]], np.float32)[:, None]
+        raw = normalise(np.asarray(targets.store.vectors[place[piece]], np.float32))[:, None]
         every, is_one = targets.place(np.repeat(raw, targets.num_latents, axis=1), rows[piece])
         names = targets.store.index["perspective"].take(pa.array(place[piece])).to_pylist()
         slot = np.array([number[name] if targets.num_latents > 1 else 0 for name in names])

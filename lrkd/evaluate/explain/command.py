@@ -78,7 +78,9 @@ def explain(
     from lrkd.evaluate.explain.measured import measure_split
     from lrkd.evaluate.trained import TrainedStudent
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200  # a pipe or a file has no edge to wrap at
     student = TrainedStudent.open(run, root=root, targets=targets, device=device)
     built = build_index(student, consistent=consistent)
     _say_what_is_read(console, student, built)

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lrkd.data.row_files import PIECE_ROWS
@@ -95,12 +94,12 @@ def show_explanations(console: Console, table: pa.Table, labels: Sequence[str], 
         gold = f"   (gold: {first['label']})" if first.get("label") else ""
         console.print(Text(f"\n{first['query']} → {first['title']}", style="bold"))
         console.print("  " + "  ".join(f"{label} {first[f'p/{label}']:.0%}" for label in said) + gold)
-        grid = Table("perspective", "cosine", "verdict", "nearest rationale", "written about", padding=(0, 1), box=None)
         for row in rows[start : start + rows_a_pair]:
-            about = f"{row['of_query']} → {row['of_title']} ({row['of_label']})"
-            cells = (row["perspective"].replace("_", " "), f"{row['similarity']:.2f}", row["verdict"])
-            grid.add_row(*map(Text, (*cells, row["rationale"], about)))
-        console.print(grid)
+            name = row["perspective"].replace("_", " ")
+            console.print(f"  {name}: {row['verdict']} (cosine {row['similarity']:.2f})")
+            console.print(f"    {row['rationale']}")
+            about = f"    written about {row['of_query']} → {row['of_title']} ({row['of_label']})"
+            console.print(Text(about, style="dim"))
     more = table.num_rows // rows_a_pair - SHOWN
     if more > 0:
         console.print(f"\n... and {more:,} more pairs")

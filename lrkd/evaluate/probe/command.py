@@ -68,7 +68,9 @@ def probe(
 
     if folds < 2:
         raise UserError(f"folds {folds}: at least 2")
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200  # a pipe or a file has no edge to wrap at
     students = [TrainedStudent.open(path, root=root, device=device) for path in (run, against) if path is not None]
     for student in students:
         student.data.setup("predict")
@@ -80,6 +82,8 @@ def probe(
     how: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
     vectors = _vectors(students, rows[0], **how)
     tasks, query, left_out = _tasks(students[0], rows[0], folds)
+    what = f"{len(rows[0]):,} pairs of {len(set(query.tolist())):,} queries that did not train"
+    console.print(f"Read {', '.join(str(student.record.path) for student in students)}: {what} ({split})")
     for reason in left_out:
         console.print(f"Left out: {reason}")
     if not tasks:
