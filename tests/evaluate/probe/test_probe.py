@@ -4,13 +4,14 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from lrkd.__main__ import main
 from lrkd.data.pairs import read_pairs
 from lrkd.data.triples import TripleDataModule
 from lrkd.evaluate.probe import probing
-from lrkd.evaluate.probe.command import _held_out
+from lrkd.evaluate.probe.command import _held_out, _vectors
 from lrkd.evaluate.trained import TrainedStudent
 
 TASKS = [
@@ -26,12 +27,11 @@ def probe(run, *args):
 
 @pytest.fixture(scope="module")
 def probed(small_run, tmp_path_factory):
-    """The folder of the reports of the run against itself."""
+    """The folder of the run's report."""
     folder = tmp_path_factory.mktemp("probed")
-    other = shutil.copytree(small_run, folder / "other")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probing, "STRENGTHS", (1e-2,))
-        probe(small_run, "--against", other, "--out", folder / "report")
+        probe(small_run, "--out", folder / "report")
     return folder / "report"
 
 
@@ -40,12 +40,10 @@ def test_every_task_is_probed_with_all_vectors(probed):
     assert [task["task"] for task in content["tasks"]] == TASKS
     assert content["left_out"] == []
     for task in content["tasks"]:
-        assert [row["vectors"] for row in task["rows"]] == [*VECTORS, *(f"other: {name}" for name in VECTORS[1:])]
-        assert [row["width"] for row in task["rows"]] == [None, 32, 8, 40, 32, 8, 40]
+        assert [row["vectors"] for row in task["rows"]] == VECTORS
+        assert [row["width"] for row in task["rows"]] == [None, 32, 8, 40]
         assert all(len(row["folds"]["macro_f1"]) == 2 for row in task["rows"])
-        assert [row["shuffled_folds"] is None for row in task["rows"]] == [True] + [False] * 6
-        mine, others = task["rows"][1:4], task["rows"][4:]
-        assert [row["folds"] for row in mine] == [row["folds"] for row in others], "the same student, the same folds"
+        assert [row["shuffled_folds"] is None for row in task["rows"]] == [True, False, False, False]
     gold = content["tasks"][4]
     assert gold["classes"] == {"Exact": 15, "Substitute": 15, "Complement": 15, "Irrelevant": 15}
     assert gold["queries"] == 15
@@ -56,7 +54,7 @@ def test_reports_agree(probed):
     content = json.loads((probed / "probe.json").read_text())
     with (probed / "probe.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == len(TASKS) * 7
+    assert len(lines) == len(TASKS) * 4
     for line, row in zip(lines, (row for task in content["tasks"] for row in task["rows"]), strict=True):
         first, second = row["folds"]["balanced_accuracy"]
         assert float(line["balanced_accuracy_mean"]) == pytest.approx((first + second) / 2)
@@ -66,7 +64,18 @@ def test_reports_agree(probed):
     assert text.count("| majority |") == len(TASKS)
     assert "chance 0.250" in text
     latents = next(line for line in text.splitlines() if line.startswith("| latents | 8 |"))
-    assert latents.count(" ± ") == 4
+    assert latents.count(" ± ") == 4, "two scores, the shuffled one, and the difference to [CLS]"
+
+
+def test_another_run_s_vectors_bear_its_name(small_run, tmp_path):
+    other = shutil.copytree(small_run, tmp_path / "other")
+    students = [TrainedStudent.open(run, device="cpu") for run in (small_run, other)]
+    for student in students:
+        student.data.setup("predict")
+    vectors = _vectors(students, np.array([70, 3, 119]))
+    assert list(vectors) == [*VECTORS[1:], *(f"other: {name}" for name in VECTORS[1:])]
+    np.testing.assert_array_equal(vectors["[CLS] + latents"][:, 32:], vectors["latents"])
+    np.testing.assert_array_equal(vectors["other: latents"], vectors["latents"])
 
 
 def test_pairs_of_queries_that_train_are_not_probed(small_run, small_catalogue):  # trap 33

@@ -18,7 +18,8 @@ def noise():
 def by_query(rng, classes):
     """Random labels that all pairs of a query share, and vectors that tell the query."""
     label = rng.integers(classes, size=QUERIES)[QUERY]
-    return label, 4 * rng.standard_normal((QUERIES, WIDTH))[QUERY] + rng.standard_normal((len(QUERY), WIDTH))
+    wide = 4 * WIDTH  # enough for a hyperplane between any two sets of queries
+    return label, 4 * rng.standard_normal((QUERIES, wide))[QUERY] + rng.standard_normal((len(QUERY), wide))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -55,8 +56,8 @@ def test_labels_that_queries_have_by_heart_are_not_found():  # trap 36
     splits = query_folds(label, QUERY, 5, 0)
     assert accuracy(label, splits) == pytest.approx(0.5, abs=0.15)
     assert accuracy(shuffled, splits) == pytest.approx(0.5, abs=0.15)
-    assert accuracy(label, by_pair) > 0.65
-    assert accuracy(shuffled, by_pair) > 0.65, "the control shows that the folds leak"
+    assert accuracy(label, by_pair) > 0.8
+    assert accuracy(shuffled, by_pair) > 0.8, "the control shows that the folds leak"
 
 
 def test_shuffling_keeps_every_label_and_each_query_s_together():
