@@ -146,7 +146,9 @@ def test_explaining_runs_as_it_stands(small_run, tmp_path, monkeypatch, capsys):
                 run_command(line)
     assert (tmp_path / "runs/explained.parquet").is_file()
     assert (small_run / "test_explanations.json").is_file()
-    assert "business_rule on q" in capsys.readouterr().out.split("Wrote")[-1]
+    assert re.search(r"^business_rule \w+ business_rule on q", capsys.readouterr().out, re.MULTILINE), (
+        "printed by Python"
+    )
 
 
 @pytest.mark.slow

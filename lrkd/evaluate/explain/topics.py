@@ -21,7 +21,8 @@ def query_words(query: str) -> Keys:
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    return frozenset(_WORD.findall(query.casefold())) - ENGLISH_STOP_WORDS
+    words: Keys = frozenset(_WORD.findall(query.casefold()))
+    return words.difference(ENGLISH_STOP_WORDS)
 
 
 class Topics:

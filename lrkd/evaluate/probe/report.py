@@ -69,7 +69,7 @@ class TaskResult:
     def grid(self) -> list[tuple[str, ...]]:
         """The cells of its table, without the header."""
         first = self.rows[1].scores.balanced_accuracy
-        lines = []
+        lines: list[tuple[str, ...]] = []
         for row in self.rows:
             against = None if row in self.rows[:2] else row.scores.balanced_accuracy - first
             lines.append(

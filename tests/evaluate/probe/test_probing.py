@@ -56,8 +56,8 @@ def test_labels_that_queries_have_by_heart_are_not_found():  # trap 36
     splits = query_folds(label, QUERY, 5, 0)
     assert accuracy(label, splits) == pytest.approx(0.5, abs=0.15)
     assert accuracy(shuffled, splits) == pytest.approx(0.5, abs=0.15)
-    assert accuracy(label, by_pair) > 0.8
-    assert accuracy(shuffled, by_pair) > 0.8, "the control shows that the folds leak"
+    assert accuracy(label, by_pair) > 0.65
+    assert accuracy(shuffled, by_pair) > 0.65, "the control shows that the folds leak"
 
 
 def test_shuffling_keeps_every_label_and_each_query_s_together():
