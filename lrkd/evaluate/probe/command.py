@@ -109,9 +109,10 @@ def _held_out(student: TrainedStudent, split: ProbedSplit) -> np.ndarray:
 
 
 def _vectors(students: list[TrainedStudent], rows: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-    """By name (N, D): the first student's state, latents and both; then the other's."""
+    """By name (N, D): the first student's state, latents, both, and of several latents each; then the other's."""
     import numpy as np
 
+    from lrkd.evaluate.attention import latent_names
     from lrkd.evaluate.features import student_features
 
     vectors: dict[str, np.ndarray] = {}
@@ -124,6 +125,9 @@ def _vectors(students: list[TrainedStudent], rows: np.ndarray, **how: Any) -> di
             latents = made.latents.reshape(len(rows), -1)
             vectors[f"{prefix}latents"] = latents
             vectors[f"{state} + latents"] = np.concatenate([made.state, latents], axis=1)
+            number_of_latents = made.latents.shape[1]
+            names = latent_names(student.record.checkpoint, number_of_latents) if number_of_latents > 1 else ()
+            vectors |= {f"{prefix}latent: {name}": made.latents[:, n] for n, name in enumerate(names)}
     return vectors
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lrkd.data.triples import TripleDataModule
 from lrkd.evaluate.probe import probing
 from lrkd.evaluate.probe.command import _held_out, _vectors
 from lrkd.evaluate.trained import TrainedStudent
+from lrkd.student import StudentLRKD
 
 TASKS = [
     "verdict: business rule", "verdict: structured analysis", "verdict: user intent", "conflict",
@@ -123,3 +125,15 @@ def test_the_data_module_is_the_run_s(small_run, small_catalogue):
     assert isinstance(data, TripleDataModule)
     assert (data.centring, data.max_length, data.query_cap, data.seed) == ("global", 32, 12, 0)
     assert len(read_pairs(data.root)) == 120
+
+
+def test_each_of_several_latents_is_probed_alone_too(small_run, tiny_encoder):
+    student = TrainedStudent.open(small_run, device="cpu")
+    student.data.setup("predict")
+    extractor = {"class_path": "lrkd.extractors.MLPExtractor"}
+    settings = dict(student.model.hparams) | {"encoder": tiny_encoder, "extractor": extractor, "guidance": None}
+    model = StudentLRKD(**settings | {"num_perspectives": 3}).eval()
+    vectors = _vectors([replace(student, model=model)], np.array([5, 50]))
+    own = ["latent: business rule", "latent: structured analysis", "latent: user intent"]
+    assert list(vectors) == [*VECTORS[1:], *own]
+    np.testing.assert_array_equal(np.concatenate([vectors[name] for name in own], axis=1), vectors["latents"])
