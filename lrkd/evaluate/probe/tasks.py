@@ -100,7 +100,7 @@ def _verdict_tasks(
     tasks: list[tuple[str, str, Sequence[str | None]]] = [
         (
             f"verdict: {perspective.replace('_', ' ')}",
-            "the teacher's verdict from this perspective (its first sample)",
+            "the teacher's verdict from this perspective, of its first sample",
             [of_pair.get(pair_id) for pair_id in ids],
         )
         for perspective, of_pair in sorted(first.items())
