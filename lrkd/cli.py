@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lrkd.data.pairs import file_fingerprint, pairs_path
 from lrkd.errors import UserError
 from lrkd.hparams import refuse_different_hyperparameters
+from lrkd.runs import run_name
 from lrkd.tracking.report import WandbReport, is_wandb, require_wandb
 from lrkd.training.allocator import keep_freed_memory
 from lrkd.training.checkpoints import LastCheckpoint
@@ -196,13 +197,12 @@ class FitCLI(_CLI):
     def folder(self) -> Path:
         """The run's folder, where no other run has it already."""
         settings = self.settings
-        fold = settings.data.init_args.get("fold")
-        name = f"{settings.method}{'' if fold is None else f'-fold{fold}'}-seed{int(settings.seed_everything)}"
-        return Path(settings.trainer.default_root_dir) / name
+        fold, seed = settings.data.init_args.get("fold"), int(settings.seed_everything)
+        return Path(settings.trainer.default_root_dir) / run_name(settings.method, fold, seed)
 
 
 class PlannedFit(FitCLI):
-    """A fit that is parsed and goes no further: what it would be (see :mod:`lrkd.sweep`)."""
+    """A fit that is parsed and goes no further: what it would be (see :mod:`lrkd.experiments`)."""
 
     def instantiate_classes(self) -> None:
         """Make nothing."""

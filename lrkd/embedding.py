@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
 
-from lrkd.data.rationales import rationales_path, read_rationales
+from lrkd.data.rationales import merge_rationales, rationale_files
 from lrkd.data.targets import (
     FINGERPRINT,
     INDEX,
@@ -36,6 +36,7 @@ def embed_rationales(
     root: Path,
     encoder: str,
     out: Path,
+    rationales: Path | list[Path] | None = None,
     label_set: str = "esci",
     text: str = "{rationale}",
     max_length: int | None = None,
@@ -44,18 +45,21 @@ def embed_rationales(
     batch_size: int = 64,
     device: str | None = None,
 ) -> None:
-    """Embed a data root's rationales with a frozen sentence encoder, once.
+    """Embed rationales with a frozen sentence encoder, once.
 
     A killed run goes on where it stopped. A finished store made with the same settings from the same rationales is left
     as it is; any other one is refused, not overwritten.
 
     Args:
-        root: The data root, with rationales.parquet.
+        root: The data root.
         encoder: The sentence encoder: what sentence-transformers takes, or pkg:package/folder.
         out: The target store to make: a folder.
+        rationales: Files of rationales (or folders with rationales.parquet), one or several behind one --rationales; by
+            default the data root's. Where a file's keys are taken by an earlier one's, as with two teachers, its
+            samples are counted on. A student that is trained on the targets names the same files, in this order.
         label_set: esci, wands, or a YAML file; verdicts must be its labels.
         text: Template of the embedded text over rationale, verdict and perspective. With {verdict} in it, guidance is
-            partly label regression, so it is left out by default.
+            partly label regression, so it is left out by default; with {verdict} alone, it is nothing else: a control.
         max_length: Tokens of a rationale at most; the encoder's own limit by default.
         dtype: Of the stored vectors.
         precision: In which the encoder computes; bfloat16 is faster where the machine has it, and moves a vector a
@@ -68,12 +72,14 @@ def embed_rationales(
     """
     console = Console(highlight=False, soft_wrap=True)
     fields = {name for _, name, _, _ in Formatter().parse(text) if name is not None}
-    if "rationale" not in fields or not fields <= {"rationale", "verdict", "perspective"}:
-        raise UserError(f"text {text!r}: a template over rationale (needed), verdict and perspective")
-    rationales = read_rationales(root, labels=LabelSet.load(label_set))
-    if not rationales.num_rows:
-        raise UserError(f"{rationales_path(root)}: holds no rationale to embed")
-    console.print(f"Read {rationales.num_rows:,} rationales from {rationales_path(root)}")
+    if not fields or not fields <= {"rationale", "verdict", "perspective"}:
+        raise UserError(f"text {text!r}: a template over rationale, verdict and perspective, at least one of them")
+    files = rationale_files(root, rationales)
+    table, _ = merge_rationales(files, labels=LabelSet.load(label_set))
+    source = ", ".join(map(str, files))
+    if not table.num_rows:
+        raise UserError(f"{source}: no rationale to embed")
+    console.print(f"Read {table.num_rows:,} rationales from {source}")
     model = SentenceEncoder(encoder, max_length, device, precision)
     fingerprint = Fingerprint(
         encoder=encoder,
@@ -83,17 +89,17 @@ def embed_rationales(
         max_length=model.max_length,
         dtype=dtype,
         text=text,
-        rationales=rationales_digest(rationales),
+        rationales=rationales_digest(table),
         precision=precision,
     )
     if (out / FINGERPRINT).is_file():
         refuse_other(out, fingerprint)
         console.print(f"{out} holds their targets already: nothing to do")
         return
-    texts = _Texts(rationales.select(sorted(fields)), text)
+    texts = _Texts(table.select(sorted(fields)), text)
     partial = out.with_name(out.name + ".partial")
     done_before = _embed_missing(model, texts, partial, fingerprint, batch_size)
-    pq.write_table(rationales.select([*KEY, "verdict"]), partial / INDEX)
+    pq.write_table(table.select([*KEY, "verdict"]), partial / INDEX)
     partial.rename(out)
     (out / DONE).unlink()  # not before: killed in between, the partial store could not be gone on with
     width = np.load(out / VECTORS, mmap_mode="r").shape[1]

@@ -7,7 +7,7 @@ over all processes), so that a pair without a rationale weighs nothing (trap 25)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,11 +49,19 @@ def cosine_distance(latents: Tensor, targets: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(latents, targets, dim=-1)
 
 
-def info_nce(latents: Tensor, targets: Tensor, mask: Tensor, temperature: float = 0.05, first: int = 0) -> Tensor:
-    """``-log softmax_j( cos(r_i, e_j) / τ )_i``: a latent must find its own target among N.
+def info_nce(
+    latents: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float = 0.05,
+    first: int = 0,
+    negatives: Tensor | None = None,
+    negative_mask: Tensor | None = None,
+) -> Tensor:
+    """``-log softmax_j( cos(r_i, e_j) / τ )_i``: a latent must find its own target among N, and K negatives of its own.
 
     Contrast is within a perspective: negatives of ``r_{i,p}`` are the targets ``e_{j,p}`` (van den Oord et al. 2018,
-    arXiv 1807.03748, eq. 4).
+    arXiv 1807.03748, eq. 4), and, where given, ``n_{i,p,k}``, which no other latent sees.
 
     Args:
         latents: (B, P, R).
@@ -61,18 +69,28 @@ def info_nce(latents: Tensor, targets: Tensor, mask: Tensor, temperature: float 
         mask: (N, P) bool; only True entries serve as negatives.
         temperature: τ > 0.
         first: Where the own targets begin: that of latent ``i`` is target ``first + i``.
+        negatives: (B, P, K, R).
+        negative_mask: (B, P, K) bool: which of them there are.
 
     Returns:
         (B, P): one value a latent; 0 where there is no target.
     """
-    similarity = torch.einsum("ipr,jpr->pij", F.normalize(latents, dim=-1), F.normalize(targets, dim=-1)) / temperature
-    similarity = similarity.masked_fill(~mask.T.unsqueeze(1), torch.finfo(similarity.dtype).min)
+    latents = F.normalize(latents, dim=-1)
+    similarity = torch.einsum("ipr,jpr->pij", latents, F.normalize(targets, dim=-1)) / temperature
+    lowest = torch.finfo(similarity.dtype).min
+    similarity = similarity.masked_fill(~mask.T.unsqueeze(1), lowest)
+    if negatives is not None and negative_mask is not None:
+        hard = torch.einsum("ipr,ipkr->pik", latents, F.normalize(negatives, dim=-1)) / temperature
+        similarity = torch.cat([similarity, hard.masked_fill(~negative_mask.transpose(0, 1), lowest)], -1)
     own = torch.log_softmax(similarity, dim=-1).diagonal(first, dim1=1, dim2=2)  # (P, B)
     return torch.where(mask[first : first + len(latents)], -own.T, 0)
 
 
 class Guidance(nn.Module, ABC):
     """A loss that draws latents to their targets."""
+
+    contrastive: ClassVar[bool] = False
+    """Whether ``forward`` also takes each latent's own ``negatives`` (B, P, K, R) and ``negative_mask`` (B, P, K)."""
 
     @abstractmethod
     def forward(self, latents: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -122,21 +140,50 @@ class InfoNCEGuidance(Guidance):
         temperature: τ of the softmax, above 0.
     """
 
+    contrastive = True
+
     def __init__(self, temperature: float = 0.05) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.temperature = temperature
 
-    def forward(self, latents: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        negatives: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Tensor:
         """(B, P)."""
         every, first = gather_rows(torch.cat([targets, mask.unsqueeze(-1).to(targets.dtype)], -1))
-        return info_nce(latents, every[..., :-1], every[..., -1] > 0, self.temperature, first)
+        return info_nce(latents, every[..., :-1], every[..., -1] > 0, self.temperature, first, negatives, negative_mask)
 
 
 def linear_weight(start: float, end: float, progress: float) -> float:
     """The guidance weight λ on the straight line from ``start`` to ``end``; ``progress`` runs from 0 to 1."""
     return start + (end - start) * min(max(progress, 0.0), 1.0)
+
+
+def soft_label_divergence(logits: Tensor, soft_labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """``T² · KL(q_T ‖ softmax(z / T))`` with ``q_T ∝ q^(1/T)``: label distillation.
+
+    The factor T² keeps the gradient's size when T changes (Hinton et al. 2015, arXiv 1503.02531, section 2). A label
+    that the teacher gives no probability stays at 0 for any T.
+
+    Args:
+        logits: (B, C) z, the student's.
+        soft_labels: (B, C) q, probabilities, without gradient (trap 27); a row of zeros gives 0.
+        temperature: T > 0.
+
+    Returns:
+        (B,): one value a pair, at least 0.
+    """
+    softened = soft_labels.detach().pow(1 / temperature)
+    softened = softened / softened.sum(-1, keepdim=True).clamp_min(torch.finfo(softened.dtype).tiny)
+    student = F.log_softmax(logits / temperature, -1)
+    return temperature**2 * (torch.xlogy(softened, softened) - softened * student).sum(-1)
 
 
 LossType = Literal["sigmoid", "ipo"]

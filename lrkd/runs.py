@@ -157,6 +157,11 @@ class RunRecord:
         return f"`python -m lrkd {verb} --config {self.path / 'config.yaml'} --ckpt_path {self.checkpoint}`"
 
 
+def run_name(method: str, fold: int | None, seed: int) -> str:
+    """What a run's folder is called."""
+    return f"{method}{'' if fold is None else f'-fold{fold}'}-seed{seed}"
+
+
 def is_run(path: str | Path) -> bool:
     """Whether a folder is a run's: it holds ``run.json``."""
     return (Path(path) / RUN_FILE).is_file()

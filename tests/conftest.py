@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import traceback
 
 # Before anything imports the libraries that read them: a test never reaches the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,10 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lrkd.__main__ import main
 from lrkd.data.pairs import write_table
 from lrkd.data.rationales import read_rationales
 from lrkd.data.targets import INDEX, KEY, VECTORS, Fingerprint, rationales_digest, write_fingerprint
 from lrkd.data.types import LABEL_SETS, PAIRS_SCHEMA, RATIONALES_SCHEMA
+from lrkd.experiments import jobs
 
 
 @pytest.fixture(scope="session")
@@ -304,3 +309,25 @@ def small_run(tmp_path_factory, tiny_encoder, small_catalogue) -> Path:
     run = folder / "lrkd_mlp-seed0"
     main(["test", "--ckpt_path", str(run / "checkpoints/best.ckpt")])
     return run
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Lets commands run in this process, which saves the imports; a list of those that ran."""
+    ran = []
+
+    def start(command, environment, log):
+        ran.append(command)
+        shown, status = io.StringIO(), 0
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+            try:
+                main(list(command))
+            except (SystemExit, RuntimeError) as error:
+                status = error.code if isinstance(error, SystemExit) else 1
+                traceback.print_exc()
+        log.write(shown.getvalue().encode())
+        return SimpleNamespace(poll=lambda: status)
+
+    monkeypatch.setattr(jobs, "start", start)
+    monkeypatch.setattr(jobs, "LOOK_EVERY", 0)
+    return ran

@@ -17,7 +17,7 @@ from two_processes import fit
 
 from lrkd.data.pairs import read_pairs, write_table
 from lrkd.data.targets import INDEX, VECTORS
-from lrkd.data.types import PAIRS_SCHEMA
+from lrkd.data.types import LABEL_SETS, PAIRS_SCHEMA
 
 CONFIG = Path(__file__).parents[1] / "configs" / "student" / "lrkd_mlp.yaml"
 
@@ -134,6 +134,11 @@ def scenarios(encoder_without_dropout, tiny_root, tiny_targets, tmp_path_factory
     sparse = sparse_targets(tmp_path_factory.mktemp("sparse"), tiny_targets, with_target[:3])
     always = sparse_targets(tmp_path_factory.mktemp("always"), tiny_targets, with_target)
     one = read_pairs(roots["one"]).to_pylist()[0]["pair_id"]
+    soft = tmp_path_factory.mktemp("soft") / "predictions.parquet"
+    teacher = np.random.default_rng(0).dirichlet(np.ones(4), 3)
+    columns = {f"p/{label}": teacher[:, i] for i, label in enumerate(LABEL_SETS["esci"].labels)}
+    pq.write_table(pa.table({"pair_id": train[:3]} | columns), soft)
+    teaching = {"soft_labels": [str(soft)], "conflict_weight": 2.0, "wrong_negatives": 1, "neighbour_negatives": 1}
     return {
         "InfoNCE": base | {"root": roots["all"]},
         "InfoNCE, a latent a perspective, odd rows": base | {"root": roots["odd"], "target_mode": "per_perspective"},
@@ -143,6 +148,8 @@ def scenarios(encoder_without_dropout, tiny_root, tiny_targets, tmp_path_factory
         "a last batch of one row": base | {"root": roots["odd"], "batch": 2, "guidance": "lrkd.losses.MSEGuidance"},
         "accumulated": base
         | {"root": roots["odd"], "targets": always, "accumulate": 2, "guidance": "lrkd.losses.CosineGuidance"},
+        "soft labels for few, negatives, weights": base
+        | {"root": roots["few"], "teaching": teaching, "target_mode": "per_perspective"},
     }, one
 
 
@@ -174,7 +181,8 @@ def two(scenarios, tmp_path_factory):
 
 
 NAMES = ("InfoNCE", "InfoNCE, a latent a perspective, odd rows", "MSE, few rationales", "InfoNCE, few rationales",
-         "fewer rows than processes", "a last batch of one row", "accumulated")  # fmt: skip
+         "fewer rows than processes", "a last batch of one row", "accumulated",
+         "soft labels for few, negatives, weights")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,6 +205,7 @@ def test_the_scenarios_hold_what_they_are_for(scenarios, two):  # trap 25
         none = [a == b == 0 for a, b in zip(*here, strict=True)]
         assert sum(alone) >= 2, "steps in which one process has no target and the other has"
         assert any(none), "steps without any"
+    assert all("train/soft_labels" in losses for results in two for losses in results[NAMES[-1]]["losses"])
     rows = [[results[name]["rows_here"] for results in two] for name in NAMES[4:6]]
     assert rows[0] == [[1] * 3, [0] * 3], "the second process has no row of its own"
     assert min(rows[1][1]) == 0

@@ -159,13 +159,25 @@ def test_teachers_worked_example_runs(tmp_path, monkeypatch):
     assert (made / "targets" / "fingerprint.json").is_file()
 
 
-@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "explaining.md"])
+@pytest.mark.slow
+def test_the_ablation_that_is_shown_runs(tmp_path, monkeypatch, capfd):
+    run_page("ablations.md", tmp_path, monkeypatch, "The file")
+    runs = tmp_path / "runs/my_ablation"
+    assert {folder.parent.name for folder in runs.glob("*/test_metrics.json")} == {
+        f"{row}-fold0-seed0" for row in ("encoder", "votes_of_shoppers", "distilled")
+    }
+    assert "| distilled | 1 |" in (runs / "compare/compare.md").read_text()
+    assert "to do     runs/my_ablation/distilled-fold0-seed0" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "ablations.md", "explaining.md"])
 def test_stage_commands_have_the_options_that_are_shown(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     shown = [shlex.split(line)[3:] for line in re.findall(r"^ *(python -m lrkd .+?)(?: &)?$", text, re.MULTILINE)]
-    named = [(name, words) for words in shown for name in (" ".join(words[:2]), words[0]) if name in STAGES]
-    assert len(named) >= 2
-    for name, words in named:
+    named = [(next((n for n in (" ".join(words[:2]), words[0]) if n in STAGES), None), words) for words in shown]
+    stages = [(name, words) for name, words in named if name is not None]
+    assert len(stages) >= 2
+    for name, words in stages:
         module, _, function = STAGES[name][0].partition(":")
         known = inspect.signature(getattr(import_module(module), function)).parameters
         options = {word.removeprefix("--") for word in words if word.startswith("--")}

@@ -15,6 +15,7 @@ from lrkd.losses import (
     cosine_distance,
     info_nce,
     linear_weight,
+    soft_label_divergence,
     squared_error,
 )
 
@@ -103,6 +104,80 @@ def test_masked_targets_are_no_negatives(random_batch):  # trap 25
     loss = info_nce(latents, targets, mask)
     torch.testing.assert_close(loss[kept, :1], alone)
     assert (loss[~mask] == 0).all()
+
+
+def test_info_nce_with_negatives_of_its_own_by_hand():
+    # Two latents, each on its own target of two orthogonal ones; τ = 1, logits 1 and 0. The first has two negatives of
+    # its own, at cosine ½ and -1, of which only the first one counts: log(e + 1 + e^½) - 1. The second has none that
+    # counts: log(e + 1) - 1. Lengths do not matter.
+    targets, mask = torch.eye(2).unsqueeze(1), torch.ones(2, 1, dtype=torch.bool)
+    negatives = torch.tensor([[[[0.5, 0.75**0.5], [-1.0, 0.0]]], [[[0.0, 1.0], [0.0, 1.0]]]])
+    there = torch.tensor([[[True, False]], [[False, False]]])
+    expected = [[math.log(math.e + 1 + math.exp(0.5)) - 1], [math.log(math.e + 1) - 1]]
+    for scale in (1, 3):
+        loss = info_nce(scale * targets, targets, mask, 1.0, negatives=scale * negatives, negative_mask=there)
+        torch.testing.assert_close(loss, torch.tensor(expected))
+    guidance = InfoNCEGuidance(1.0)
+    assert guidance.contrastive
+    assert not MSEGuidance().contrastive
+    torch.testing.assert_close(guidance(targets, targets, mask, negatives, there), torch.tensor(expected))
+
+
+def test_negatives_that_are_not_there_change_nothing(random_batch):
+    latents, targets = random_batch
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    none = torch.zeros(5, 3, 4, dtype=torch.bool)
+    leaf = latents.clone().requires_grad_()
+    loss = info_nce(leaf, targets, mask, negatives=torch.zeros(5, 3, 4, 8), negative_mask=none)
+    torch.testing.assert_close(loss, info_nce(latents, targets, mask))
+    loss.sum().backward()
+    assert leaf.grad.isfinite().all()
+
+
+def test_negatives_of_each_perspective_are_seen_by_it_alone(random_batch):
+    latents, targets = random_batch
+    mask, there = torch.ones(5, 3, dtype=torch.bool), torch.zeros(5, 3, 1, dtype=torch.bool)
+    there[2, 1] = True
+    loss = info_nce(latents, targets, mask, negatives=targets.unsqueeze(2), negative_mask=there)
+    changed = (loss - info_nce(latents, targets, mask)).abs() > 1e-6
+    assert changed.nonzero().tolist() == [[2, 1]]
+
+
+def test_soft_label_divergence_by_hand():  # trap 27
+    # q = (¾, ¼), student (½, ½): ¾ ln 1.5 + ¼ ln 0.5. At T = 2, q^(1/2) is as √3 to 1; times T² = 4.
+    logits, soft = torch.zeros(1, 2), torch.tensor([[0.75, 0.25]])
+    torch.testing.assert_close(
+        soft_label_divergence(logits, soft), torch.tensor([0.75 * math.log(1.5) + 0.25 * math.log(0.5)])
+    )
+    a = math.sqrt(3) / (1 + math.sqrt(3))
+    expected = 4 * (a * math.log(2 * a) + (1 - a) * math.log(2 * (1 - a)))
+    torch.testing.assert_close(soft_label_divergence(logits, soft, 2.0), torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_soft_label_divergence_is_torch_s(temperature):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 4, generator=generator).unbind()
+    expected = F.kl_div(
+        F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1), reduction="none"
+    ).sum(-1)
+    value = soft_label_divergence(student, F.softmax(teacher, -1), temperature)
+    torch.testing.assert_close(value, temperature**2 * expected)
+    torch.testing.assert_close(soft_label_divergence(teacher, F.softmax(teacher, -1), temperature), torch.zeros(6))
+
+
+def test_one_hot_soft_labels_are_cross_entropy_and_none_is_nothing():
+    student = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    soft = F.one_hot(torch.tensor([2, 0, 1]), 4).float()
+    torch.testing.assert_close(soft_label_divergence(student, soft), F.cross_entropy(student, soft, reduction="none"))
+    soft[1] = 0
+    value = soft_label_divergence(student, soft, 2.0)
+    assert value[1] == 0
+    value.sum().backward()
+    assert student.grad.isfinite().all()
+    assert (student.grad[1] == 0).all()
+    teacher = soft.clone().requires_grad_()
+    assert not soft_label_divergence(student.detach(), teacher).requires_grad, "teachers are detached"
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES, ids=repr)

@@ -23,7 +23,8 @@ class Record(Callback):
         self.losses, self.targets_here, self.rows_here = [], [], []
 
     def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
-        self.losses.append({k: float(trainer.callback_metrics[k]) for k in ("train/ce", "train/guidance")})
+        kept = {"train/ce", "train/guidance", "train/soft_labels"} & set(trainer.callback_metrics)
+        self.losses.append({k: float(trainer.callback_metrics[k]) for k in sorted(kept)})
         self.targets_here.append(int(batch.target_mask.sum()))
         self.rows_here.append(int((batch.label >= 0).sum()))
 
@@ -34,6 +35,7 @@ def fit(scenario, world):
     data = TripleDataModule(
         scenario["root"], scenario["encoder"], targets=scenario["targets"], cache_dir=scenario["cache"],
         max_length=32, query_cap=12, batch_size=scenario["batch"] // world, target_mode=scenario["target_mode"],
+        **scenario.get("teaching", {}),
     )  # fmt: skip
     model = StudentLRKD(
         scenario["encoder"], label_set=LabelSet.load("esci").to_dict(), target_size=data.target_size,

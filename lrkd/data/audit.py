@@ -18,6 +18,7 @@ from lrkd.data.split_rows import group_queries
 from lrkd.data.types import SPLITS, ItemText, LabelSet
 from lrkd.data.verdicts import EXAMPLES, distinct, judge_rationales, share
 from lrkd.errors import UserError
+from lrkd.pretrained import load_tokenizer
 
 LengthCounter = Callable[[list[str], list[str] | None], np.ndarray]
 """Texts, and what stands beside them, to lengths (N,)."""
@@ -217,14 +218,7 @@ def _count_words(texts: list[str], seconds: list[str] | None) -> np.ndarray:
 
 
 def _token_counter(name: str) -> LengthCounter:
-    from transformers import AutoTokenizer
-
-    from lrkd.pretrained import resolve
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
-    except OSError as error:
-        raise UserError(f"tokenizer {name!r}: can't be loaded: {error}") from error
+    tokenizer = load_tokenizer(name)
 
     def count(texts: list[str], seconds: list[str] | None) -> np.ndarray:
         if not texts:

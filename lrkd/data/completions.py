@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,9 @@ class Completions:
             (rationales["sample"].to_numpy(), pc.rank(rationales["perspective"], tiebreaker="dense"), row)
         )
         order = order[kept[order]]
+        versions = Counter(rationales["prompt_version"].take(pa.array(order)).to_pylist())
+        self.prompt_versions = {version or "unknown": count for version, count in versions.most_common()}
+        """From which prompt version those were written that are kept, whatever split their pairs are in."""
         self._table = rationales.select(["perspective", "rationale", "verdict"]).take(pa.array(order))
         self._first = np.searchsorted(row[order], np.arange(pairs.table.num_rows + 1))
 
@@ -211,8 +215,10 @@ class CompletionDataModule(TeacherDataModule):
 
     def describe(self) -> dict[str, Any]:
         """What became of the rationales, too."""
-        completions = {"completions": self.completions.counts} if hasattr(self, "completions") else {}
-        return super().describe() | completions
+        if not hasattr(self, "completions"):
+            return super().describe()
+        learned = {"completions": self.completions.counts, "written_from": self.completions.prompt_versions}
+        return super().describe() | learned
 
     def summary(self) -> list[str]:
         """What became of the rationales, too."""
@@ -223,7 +229,15 @@ class CompletionDataModule(TeacherDataModule):
             f"{pairs['val']:,} val pairs ({c['tokens']:,} tokens); left out: {c['verdict_not_gold']:,} whose verdict "
             f"is not gold, {c['too_long']:,} too long, {c['other_perspective']:,} of other perspectives, "
             f"{c['pair_unknown']:,} of unknown pairs; the rest are of other splits",
+            f"they were written from the prompts {self._written_from()}",
         ]
+
+    def _written_from(self) -> str:
+        own = self.book.version
+        return ", ".join(
+            f"{version} ({count:,}{', as learned' if version == own else ''})"
+            for version, count in self.completions.prompt_versions.items()
+        )
 
     def inputs(self) -> list[Input]:
         """The rationales, too."""

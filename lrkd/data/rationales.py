@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lrkd.data.pairs import ParquetSink, open_parquet
+from lrkd.data.pairs import ParquetSink, open_parquet, table_file
 from lrkd.data.rows import RowErrors, check_rows, repeated
 from lrkd.data.types import RATIONALES_FILE, RATIONALES_SCHEMA, LabelSet
 from lrkd.errors import UserError
@@ -22,6 +22,18 @@ WRITE_ROWS = 65_536
 def rationales_path(root: str | Path) -> Path:
     """Where a data root keeps its rationales, whether or not there are any."""
     return Path(root) / RATIONALES_FILE
+
+
+def rationale_files(root: str | Path, given: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """The files that an option for rationales means; None: the data root's.
+
+    Args:
+        root: The data root.
+        given: Files, or folders with ``rationales.parquet``.
+    """
+    if given is None:
+        return [rationales_path(root)]
+    return [table_file(Path(path), RATIONALES_FILE) for path in ([given] if isinstance(given, str | Path) else given)]
 
 
 def read_rationales(root: str | Path, *, labels: LabelSet | None = None) -> pa.Table:

@@ -19,7 +19,7 @@ from lrkd.data.sampler import BatchRequest
 from lrkd.data.types import SPLITS, ItemText, LabelSet
 from lrkd.errors import UserError
 from lrkd.generation.jobs import Job, Key, Sampling
-from lrkd.pretrained import resolve
+from lrkd.pretrained import load_tokenizer
 from lrkd.prompts.book import PromptBook
 
 Split = Literal["train", "val", "test", "all", "held_out"]
@@ -196,13 +196,11 @@ class TeacherDataModule(ResumableDataModule):
             check = getattr(self.trainer.lightning_module, "check_data", None)
             if check is not None:
                 check(self, stage)
-        from transformers import AutoTokenizer
-
         self.pairs = PromptedPairs(
             self.root,
             self._pair_text,
             self.book,
-            AutoTokenizer.from_pretrained(resolve(self.model)),
+            load_tokenizer(self.model),
             self._labels,
             fold=self.fold,
             val_fraction=self.val_fraction,

@@ -214,9 +214,11 @@ class StepTotals:
     labels: Tensor
     """(C,) int64: how many pairs of each label."""
     targets: Tensor
-    """() int64: how many targets."""
+    """() float32: how many targets, each counted with its weight."""
     batches: Tensor
     """() int64: how many batches: processes × accumulated batches."""
+    soft_labels: Tensor | None = None
+    """() int64: how many pairs with soft labels; None: the data has none."""
 
 
 @dataclass
@@ -244,5 +246,15 @@ class TripleBatch:
     """(B, P, R) float: unit-length targets; 0 where there is none."""
     target_mask: Tensor | None = None
     """(B, P) bool: True where the pair has that target."""
+    target_weight: Tensor | None = None
+    """(B, P) float: how much each target counts in the guidance's mean, 0 where there is none; None: all alike."""
+    negatives: Tensor | None = None
+    """(B, P, K, R) float: what each latent is to be told apart from beside the batch's targets; 0 where none is."""
+    negative_mask: Tensor | None = None
+    """(B, P, K) bool: True where there is that negative."""
+    soft_label: Tensor | None = None
+    """(B, C) float: a teacher's probability of each label; 0 where there is none."""
+    soft_mask: Tensor | None = None
+    """(B,) bool: True where the pair has soft labels."""
     step: StepTotals | None = None
     """The optimiser step that this batch is a part of; None: the batch is all of it."""

@@ -62,10 +62,10 @@ def student_features(
         probabilities = torch.softmax(output.logits.float() / model.temperature, -1)
         made = (state, output.latents, probabilities)
         pieces.append(tuple(None if part is None else part.float().cpu().numpy() for part in made))
-    state, latents, probabilities = (_restored(parts, order) for parts in zip(*pieces, strict=True))
-    assert state is not None
-    assert probabilities is not None
-    return Features(state, latents, probabilities)
+    states, latents, every_probability = (_restored(parts, order) for parts in zip(*pieces, strict=True))
+    assert states is not None
+    assert every_probability is not None
+    return Features(states, latents, every_probability)
 
 
 def _restored(parts: tuple[np.ndarray | None, ...], order: np.ndarray) -> np.ndarray | None:

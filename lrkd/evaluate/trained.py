@@ -38,7 +38,13 @@ class TrainedStudent:
 
     @classmethod
     def open(
-        cls, folder: str | Path, *, root: Path | None = None, targets: Path | None = None, device: str | None = None
+        cls,
+        folder: str | Path,
+        *,
+        root: Path | None = None,
+        targets: Path | None = None,
+        rationales: Path | list[Path] | None = None,
+        device: str | None = None,
     ) -> TrainedStudent:
         """Open a run's folder, and check that the pairs are those that it was trained on.
 
@@ -46,6 +52,7 @@ class TrainedStudent:
             folder: The folder that ``fit`` printed.
             root: Where the data root is now, if not where it was.
             targets: The same for the target store.
+            rationales: The same for the folders or files of rationales, where they were not the data root's.
             device: Where to compute; by default what is there.
 
         Raises:
@@ -62,6 +69,8 @@ class TrainedStudent:
         settings = dict(config["data"].get("init_args") or {})
         settings |= {"encoder": student.hparams["encoder"], "seed": record.seed}  # the command line linked these
         settings |= {name: str(path) for name, path in (("root", root), ("targets", targets)) if path is not None}
+        if rationales is not None:
+            settings["rationales"] = [str(p) for p in (rationales if isinstance(rationales, list) else [rationales])]
         spec = {"class_path": config["data"].get("class_path"), "init_args": settings}
         data = component_factory(spec, TripleDataModule, f"{where}data")()
         if file_fingerprint(pairs_path(data.root)) != record.fingerprint:
@@ -93,7 +102,7 @@ class TrainedStudent:
         if different:
             raise UserError(
                 f"{self.data.targets}: other targets than {self.record.path} was trained on ({'; '.join(different)}); "
-                "give their store as --targets, and the data root with their rationales as --root"
+                "give their store as --targets, and the rationales that it was made from as --rationales"
             )
 
 

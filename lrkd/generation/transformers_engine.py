@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lrkd.errors import UserError
 from lrkd.generation.jobs import Completion, Job, Sampling
-from lrkd.pretrained import resolve, sha256
+from lrkd.pretrained import load_tokenizer, resolve, sha256
 from lrkd.prompts.encoding import PromptEncoder
 
 if TYPE_CHECKING:
@@ -47,11 +46,15 @@ class TransformersEngine:
     ) -> None:
         import torch
 
+        from lrkd.causal_lm import load_causal_lm
+        from lrkd.generation.tree_cache import tree_attention
+
         self.name, self.adapter, self.sampling, self.token_budget = model, adapter, sampling, token_budget
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        loaded, tokenizer = _load(model, adapter, getattr(torch, precision))
-        self.model: PreTrainedModel = loaded.to(self.device).eval()
-        self.encoder = PromptEncoder(tokenizer)
+        self.encoder = PromptEncoder(load_tokenizer(model))
+        self.model: PreTrainedModel = load_causal_lm(model, precision, adapter=adapter).to(self.device)
+        with tree_attention(self.model):  # refuses what cannot be decoded here, before any prompt is rendered
+            pass
 
     @property
     def teacher(self) -> str:
@@ -89,34 +92,3 @@ class TransformersEngine:
                     f"max_new_tokens {self.sampling.max_new_tokens} that is more than the {limit} that the model "
                     "takes. Shorten the item_text, or lower max_new_tokens"
                 )
-
-
-def _load(name: str, adapter: str | None, dtype: Any) -> tuple[Any, Any]:
-    """The model and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from lrkd.generation.tree_cache import tree_attention
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_of(resolve(name)))
-        model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype, attn_implementation="sdpa")
-        if adapter is not None:
-            model.load_adapter(resolve(adapter))
-        with tree_attention(model):  # refuses what cannot be decoded here
-            pass
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model {name!r}{f' with adapter {adapter!r}' if adapter else ''}: cannot be loaded as a causal language "
-            f"model with sdpa attention: {error}"
-        ) from error
-    return model, tokenizer
-
-
-def _tokenizer_of(folder: str) -> str:
-    """Where the tokenizer is: an adapter that was saved without one has its base model's."""
-    config, tokenizer = (Path(folder) / name for name in ("adapter_config.json", "tokenizer_config.json"))
-    if config.is_file() and not tokenizer.is_file():
-        return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    return folder

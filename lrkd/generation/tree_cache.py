@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
+from lrkd.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -188,13 +190,13 @@ def tree_attention(model: PreTrainedModel) -> Iterator[None]:
         model: A causal language model, with or without adapters.
 
     Raises:
-        ValueError: Its attention is not sdpa, or it has layers of another kind (linear attention, state spaces).
+        UserError: Its attention is not sdpa, or it has layers of another kind (linear attention, state spaces).
     """
     config = model.get_decoder().config  # type: ignore[no-untyped-call]
     if other := set(getattr(config, "layer_types", None) or ()) - ATTENTION:
-        raise ValueError(f"decoding needs layers of attention, the model has {sorted(other)}")
-    if config._attn_implementation != "sdpa":
-        raise ValueError(f"decoding needs sdpa attention, the model has {config._attn_implementation!r}")
+        raise UserError(f"model {config._name_or_path!r}: decoding needs layers of attention, it has {sorted(other)}")
+    if (kind := config._attn_implementation) != "sdpa":
+        raise UserError(f"model {config._name_or_path!r}: decoding needs sdpa attention, it has {kind!r}")
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False

@@ -9,14 +9,17 @@ from typing import Any
 from lrkd.errors import UserError
 from lrkd.prompts.book import Prompt
 
+THINK, CLOSED = "<think>", "\n\n</think>\n\n"
+
 
 @dataclass(frozen=True)
 class PromptEncoder:
     """Turns prompts and completions into ids, the same for training and generation.
 
-    A chat model's template lays the turns out, with its thinking switched off; a plain model gets system and user text
-    and the line ``Answer:``. A completion ends in one end token: that which the chat template closes the assistant's
-    turn with, else the tokenizer's eos token (trap 5).
+    A chat model's template lays the turns out, with its thinking switched off; where it has no switch and opens a think
+    block all the same, the block is closed at once, so that the prompt ends as Qwen3's does with its switch. A plain
+    model gets system and user text and the line ``Answer:``. A completion ends in one end token: that which the chat
+    template closes the assistant's turn with, else the tokenizer's eos token (trap 5).
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -36,7 +39,8 @@ class PromptEncoder:
         text: str = self.tokenizer.apply_chat_template(
             _turns(prompt), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-        return text
+        opened = text.rstrip()
+        return f"{opened}{CLOSED}" if opened.endswith(THINK) else text
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The ids before the completion."""

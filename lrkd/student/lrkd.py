@@ -19,6 +19,7 @@ from lrkd.hparams import component_factory, component_spec, refuse_different_hyp
 from lrkd.losses import Guidance, linear_weight
 from lrkd.metrics import Predicted, Predictions, WithinQueryR2, fit_temperature, relevance_metrics
 from lrkd.student.encoder import Pooling, encode, load_encoder, pool
+from lrkd.student.objective import gradient_ratio, guidance_loss, label_loss, soft_label_loss
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -41,12 +42,14 @@ class StudentLRKD(L.LightningModule):
     """Encoder, latent reasoning extractor and one linear head (arXiv 2601.21611, section on LRKD).
 
     ``H = encoder(query, item)``; ``r = extractor(H)``; ``logits = W [h ; r] + b``;
-    ``loss = CE(logits, y) + λ · mean over existing targets of guidance(r, e)``. Without an extractor it is the encoder
-    baseline; with one and λ = 0, the extractor without guidance.
+    ``loss = CE(logits, y) + λ · mean over existing targets of guidance(r, e)``, and, if the data has soft labels q,
+    ``+ α · mean over existing ones of T² KL(q ‖ logits / T)``. Without an extractor it is the encoder baseline; with
+    one and λ = 0, the extractor without guidance.
 
     Logged: ``train/loss``, ``train/ce``, ``train/guidance`` (before λ), ``train/grad_ratio`` (the norm of λ·guidance's
-    gradient at the encoder's last states over that of CE's), ``train/lambda``; ``val/...`` and ``test/...`` as in
-    :func:`lrkd.metrics.relevance_metrics`, ``val/ce``, and ``val/guidance_r2`` (:func:`lrkd.metrics.within_query_r2`).
+    gradient at the encoder's last states over that of CE's), ``train/lambda``, ``train/soft_labels`` (before α);
+    ``val/...`` and ``test/...`` as in :func:`lrkd.metrics.relevance_metrics`, ``val/ce``, and ``val/guidance_r2``
+    (:func:`lrkd.metrics.within_query_r2`).
     The temperature is fitted on the validation split after every epoch, so each checkpoint holds its own. The means
     are over all rows of an optimiser step (:class:`lrkd.data.types.StepTotals`), so that two processes, or two
     accumulated batches, train as one batch of both sizes (but InfoNCE's negatives are those of one accumulated batch).
@@ -64,6 +67,8 @@ class StudentLRKD(L.LightningModule):
         guidance: A guidance loss by ``class_path``; None: no guidance.
         guidance_weight: λ, at the start; 0.1 in the paper.
         guidance_weight_end: λ at the last step, reached in a straight line; None: constant.
+        soft_label_weight: α, of the divergence from the data's soft labels, where it has some.
+        soft_label_temperature: T, above 0; higher ones spread teacher and student over more labels.
         class_weights: Weights of the labels in the CE, or ``balanced``: inverse training frequency, mean 1 a pair.
         label_smoothing: ε of the CE, 0 to 1.
         dropout: Probability of dropping an input of the head in training.
@@ -95,6 +100,8 @@ class StudentLRKD(L.LightningModule):
         guidance: Guidance | dict[str, Any] | None = None,
         guidance_weight: float = 0.1,
         guidance_weight_end: float | None = None,
+        soft_label_weight: float = 1.0,
+        soft_label_temperature: float = 1.0,
         class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         dropout: float = 0.1,
@@ -149,9 +156,11 @@ class StudentLRKD(L.LightningModule):
                 "guidance needs targets: run `python -m lrkd rationales embed` and give data.init_args.targets "
                 "(from Python: target_size)"
             )
-        for name in ("guidance_weight", "guidance_weight_end"):
+        for name in ("guidance_weight", "guidance_weight_end", "soft_label_weight"):
             if h[name] is not None and not 0 <= h[name] < float("inf"):
                 raise UserError(f"{name} must be at least 0, got {h[name]}")
+        if not 0 < h["soft_label_temperature"] < float("inf"):
+            raise UserError(f"soft_label_temperature must be above 0, got {h['soft_label_temperature']}")
         for name in ("label_smoothing", "dropout", "warmup"):
             if not 0 <= h[name] < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, got {h[name]}")
@@ -200,19 +209,24 @@ class StudentLRKD(L.LightningModule):
             self.class_weight.copy_(counts.sum() / (len(counts) * counts.clamp_min(1)))
 
     def training_step(self, batch: TripleBatch, batch_idx: int) -> Tensor:
-        """CE plus weighted guidance."""
+        """CE, plus weighted divergence from soft labels, plus weighted guidance."""
         output = self(batch)
-        ce = self._cross_entropy(output.logits, batch)
+        ce = label_loss(output.logits, batch, self.class_weight, self.hparams["label_smoothing"])
         logs = {"train/ce": ce.detach()}
         loss = ce
-        guidance = self._guidance(output.latents, batch)
+        soft = soft_label_loss(output.logits, batch, self.hparams["soft_label_temperature"])
+        if soft is not None:
+            logs["train/soft_labels"] = soft.detach()
+            if self.hparams["soft_label_weight"] > 0:
+                loss = loss + self.hparams["soft_label_weight"] * soft
+        guidance = guidance_loss(self.guidance, output.latents, batch)
         if guidance is not None:
             weight = self.guidance_weight()
             logs |= {"train/guidance": guidance.detach(), "train/lambda": torch.tensor(weight)}
             if weight > 0:  # λ = 0 is the extractor without guidance, to the bit (trap 28)
-                loss = ce + weight * guidance
+                loss = loss + weight * guidance
                 if self._logs_this_step():
-                    logs["train/grad_ratio"] = _gradient_ratio(weight * guidance, ce, output.tokens.states)
+                    logs["train/grad_ratio"] = gradient_ratio(weight * guidance, ce, output.tokens.states)
         logs["train/loss"] = loss.detach()
         self.log_dict(logs, batch_size=len(batch.row), sync_dist=self.trainer.world_size > 1)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
@@ -220,27 +234,6 @@ class StudentLRKD(L.LightningModule):
 
     def _logs_this_step(self) -> bool:
         return self.trainer.global_step == 0 or (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-
-    def _cross_entropy(self, logits: Tensor, batch: TripleBatch) -> Tensor:
-        weight, label = self.class_weight, batch.label
-        each = F.cross_entropy(
-            logits.float(),
-            label,
-            weight,
-            reduction="none",
-            ignore_index=-1,
-            label_smoothing=self.hparams["label_smoothing"],
-        )
-        labels = batch.step.labels if batch.step else torch.bincount(label[label >= 0], minlength=len(weight))
-        return _step_mean(each, (weight * labels).sum(), batch)
-
-    def _guidance(self, latents: Tensor | None, batch: TripleBatch) -> Tensor | None:
-        """The mean guidance over the targets there are; 0 where the batch has none."""
-        if self.guidance is None or latents is None or batch.targets is None or batch.target_mask is None:
-            return None
-        each = self.guidance(latents.float(), batch.targets, batch.target_mask)
-        targets = batch.step.targets if batch.step else batch.target_mask.sum()
-        return _step_mean(torch.where(batch.target_mask, each, 0), targets.float(), batch)
 
     # Evaluation
 
@@ -344,8 +337,15 @@ class StudentLRKD(L.LightningModule):
         """Refuse data that this model was not made for.
 
         Raises:
-            UserError: The label set (by name and order), the text, or, in ``fit``, the targets differ.
+            UserError: The label set (by name and order), the text, or, in ``fit``, the targets differ; or the data has
+                negatives that the guidance does not take.
         """
+        if stage == "fit" and data.has_negatives and (self.guidance is None or not self.guidance.contrastive):
+            kind = "none" if self.guidance is None else type(self.guidance).__name__
+            raise UserError(
+                f"guidance is {kind}, which takes no negatives; drop data.init_args.wrong_negatives and "
+                "neighbour_negatives, or give lrkd.losses.InfoNCEGuidance"
+            )
         pairs: list[tuple[str, Any, Any]] = [("label_set", self.hparams["label_set"], data.label_set)]
         if self.hparams["text"] is not None:
             pairs.append(("text", self.hparams["text"], data.text))
@@ -364,17 +364,3 @@ class StudentLRKD(L.LightningModule):
         """
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         refuse_different_hyperparameters(dict(self.hparams), dict(saved))
-
-
-def _step_mean(values: Tensor, total: Tensor, batch: TripleBatch) -> Tensor:
-    """This batch's part of Σ values / total over the optimiser step, times the batches by which the trainer divides."""
-    batches = batch.step.batches if batch.step else 1
-    return values.sum() * batches / total.clamp_min(torch.finfo(total.dtype).tiny)
-
-
-def _gradient_ratio(guidance: Tensor, ce: Tensor, states: Tensor) -> Tensor:
-    """‖∂guidance/∂H‖ / ‖∂CE/∂H‖ at the encoder's last states H (B, L, H)."""
-    (pull,) = torch.autograd.grad(guidance, states, retain_graph=True, allow_unused=True)
-    (push,) = torch.autograd.grad(ce, states, retain_graph=True)
-    ratio: Tensor = (torch.zeros_like(push) if pull is None else pull).norm() / push.norm().clamp_min(1e-12)
-    return ratio

@@ -60,4 +60,4 @@ def token_batch(tokens: TokenCache, rows: np.ndarray, device: torch.device) -> T
     """
     tensors = {name: torch.from_numpy(array).to(device) for name, array in tokens.batch(rows).items()}
     none = torch.full((len(rows),), -1, device=device)
-    return TripleBatch(row=torch.from_numpy(rows).to(device), query=none, label=none, **tensors)
+    return TripleBatch(row=torch.from_numpy(rows).to(device), query=none, label=none, step=None, **tensors)

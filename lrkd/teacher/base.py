@@ -1,21 +1,16 @@
-"""What TeacherSFT and TeacherDPO share: the policy, the optimiser step, judging, writing rationales, checkpoints."""
+"""What TeacherSFT and TeacherDPO share: the policy, judging, writing rationales, checkpoints."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, Literal
 
-import lightning as L
-import numpy as np
 import pyarrow as pa
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from peft import PeftModel
 from torch import Tensor
-from transformers import get_scheduler
 
-from lrkd.data.prefix_tree import PrefixTree, TreeBatch, collate
+from lrkd.causal_lm import DType, load_causal_lm
 from lrkd.data.teacher_data import PromptBatch, TeacherDataModule
 from lrkd.data.types import LabelSet
 from lrkd.distributed import gather_objects
@@ -24,23 +19,20 @@ from lrkd.generation.in_process import complete
 from lrkd.generation.process_store import ProcessStore
 from lrkd.generation.store import Made, Stored
 from lrkd.hparams import refuse_different_hyperparameters
-from lrkd.metrics import Predicted, relevance_metrics
+from lrkd.pretrained import load_tokenizer
 from lrkd.prompts.book import PromptBook
 from lrkd.prompts.encoding import PromptEncoder
-from lrkd.prompts.verdict import parse_answer
-from lrkd.teacher.judgements import Judgement, judgement_metrics, shares, verdicts
-from lrkd.teacher.micro_batches import cut
-from lrkd.teacher.policy import DType, add_lora, load_causal_lm, load_tokenizer, trainable, weights_digest
-
-if TYPE_CHECKING:
-    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lrkd.teacher.judgements import Judgement
+from lrkd.teacher.judging import Judging
+from lrkd.teacher.policy import add_lora, trainable, weights_digest
+from lrkd.teacher.sharding import in_step, is_sharded, shard
+from lrkd.teacher.stepping import SteppingModule
 
 
-class Teacher(L.LightningModule):
+class Teacher(SteppingModule):
     """A causal language model that learns to judge pairs from several perspectives.
 
-    An optimiser step sees ``batch_size`` pairs a process. They are cut into micro-batches by ``token_budget``; the
-    loss divides by what the whole step holds, over all micro-batches and processes, so neither changes it (traps 1, 2).
+    An optimiser step sees ``batch_size`` pairs a process (:class:`~lrkd.teacher.stepping.SteppingModule`).
 
     Args:
         model: The language model: a hub name, a path, ``pkg:package/folder``, or a folder of adapters.
@@ -66,8 +58,6 @@ class Teacher(L.LightningModule):
     """
 
     label_counts: Tensor
-    measures: ClassVar[dict[str, int]]
-    """What :meth:`micro_sums` sums, and which of :meth:`totals` each is divided by."""
 
     def __init__(
         self,
@@ -110,15 +100,13 @@ class Teacher(L.LightningModule):
         self.book.check_labels(self.label_set)
         self.tokenizer = load_tokenizer(model)
         self.encoder = PromptEncoder(self.tokenizer)
-        self.llm = load_causal_lm(model, dtype)
+        self.llm = load_causal_lm(model, dtype, trainable=True)
         if lora_rank is not None and not isinstance(self.llm, PeftModel):
             self.llm = add_lora(self.llm, rank=lora_rank, alpha=lora_alpha, dropout=lora_dropout, targets=lora_targets)
         if gradient_checkpointing:
             self.llm.gradient_checkpointing_enable({"use_reentrant": False})
         self.register_buffer("label_counts", torch.zeros(len(self.label_set), dtype=torch.long))
-        self.judgements: list[Judgement] = []
-        """Of the last validation or test, on every process: those of all."""
-        self._judged: list[Judgement] = []
+        self.judging = Judging(self.book, self.label_set)
         self._sums: dict[str, Tensor] = {}
         self.llm.train()  # transformers loads in eval mode, and the trainer leaves modules in theirs (trap 23)
 
@@ -127,31 +115,28 @@ class Teacher(L.LightningModule):
         """Whether adapters are trained, and not all weights."""
         return isinstance(self.llm, PeftModel)
 
-    # Training: what subclasses say of their batches, and the step
+    @property
+    def judgements(self) -> list[Judgement]:
+        """Of the last validation or test, on every process: those of all."""
+        return self.judging.judgements
 
-    def trees(self, batch: Any) -> list[PrefixTree]:
-        """The sequences of a batch, one tree a pair."""
-        raise NotImplementedError
+    def configure_model(self) -> None:
+        """Share out the weights among the processes, where the strategy is Lightning's ``ModelParallelStrategy``.
 
-    def totals(self, batch: Any) -> Tensor:
-        """What the step's means divide by: this process's part (K,)."""
-        raise NotImplementedError
-
-    def micro_sums(self, batch: Any, places: list[int]) -> dict[str, Tensor]:
-        """The sums over a micro-batch of what :attr:`measures` names.
-
-        Args:
-            batch: The whole batch.
-            places: Which of its trees are the micro-batch.
+        Raises:
+            UserError: It is to split layers, too (tensor parallelism), or validation would leave weights behind that
+                training can't use (inference mode).
         """
-        raise NotImplementedError
-
-    def objective(self, means: dict[str, Tensor]) -> Tensor:
-        """What is minimised, linear in the means."""
-        return means["loss"]
-
-    def _means(self, sums: dict[str, Tensor], totals: Tensor) -> dict[str, Tensor]:
-        return {name: value / totals[self.measures[name]].clamp_min(1) for name, value in sums.items()}
+        mesh = self.device_mesh
+        if mesh is None or is_sharded(self.llm):
+            return
+        if mesh["tensor_parallel"].size() > 1:
+            raise UserError("trainer.strategy: teachers know no tensor parallelism; give tensor_parallel_size: 1")
+        if self.trainer.validate_loop.inference_mode:
+            raise UserError(
+                "trainer.inference_mode: give false where weights are shared out, as configs/trainer/fsdp.yaml"
+            )
+        shard(self.llm, mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Keep the training labels' counts, for the majority row.
@@ -163,63 +148,6 @@ class Teacher(L.LightningModule):
         if not isinstance(data, TeacherDataModule):
             raise UserError(f"{type(self).__name__} trains with a data module: call trainer.fit(model, datamodule=...)")
         self.label_counts.copy_(torch.as_tensor(data.label_counts))
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One optimiser step, over as many micro-batches as the token budget asks for."""
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        totals = self._over_processes(self.totals(batch) * (not batch.repeated))
-        parts = cut(self.trees(batch), self.hparams["token_budget"])
-        counts = not batch.repeated
-        logs: dict[str, Tensor] = {}
-        for number, places in enumerate(parts, 1):
-            with nullcontext() if number == len(parts) else self._unsynchronised():
-                means = self._means(self.micro_sums(batch, places), totals)
-                # DDP takes the processes' mean, where the sum of their parts is wanted.
-                self.manual_backward(self.objective(means) * (self.trainer.world_size * counts))
-            logs = {name: logs.get(name, 0) + mean.detach() * counts for name, mean in means.items()}
-        norm = self._clip()
-        optimizer.step()
-        self.lr_schedulers().step()  # type: ignore[union-attr]
-        summed = self._over_processes(torch.stack(list(logs.values())))
-        logs = dict(zip(logs, summed, strict=True))
-        logs["loss"] = self.objective(logs)
-        self.log_dict({f"train/{name}": value for name, value in logs.items()} | {"train/grad_norm": norm})
-        self.log("loss", logs["loss"], prog_bar=True, logger=False)
-
-    def _over_processes(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
-        summed: Tensor = self.trainer.strategy.reduce(values.clone(), reduce_op="sum")
-        return summed
-
-    def _unsynchronised(self) -> AbstractContextManager[None]:
-        """Within it gradients stay on this process."""
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if block is not None else nullcontext()
-
-    def _clip(self) -> Tensor:
-        """Scale the gradients down to ``max_grad_norm``; returns the norm that they had."""
-        wrapped, most = self.trainer.strategy.model, self.hparams["max_grad_norm"]
-        if hasattr(wrapped, "clip_grad_norm_"):  # FSDP: no process has all of the gradients
-            return wrapped.clip_grad_norm_(most)  # type: ignore[operator, union-attr, no-any-return]
-        return torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], most)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, warm-up, then linear or cosine decay to 0."""
-        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in learned if (p.ndim > 1) == decays], "weight_decay": decay}
-            for decays, decay in ((True, self.hparams["weight_decay"]), (False, 0.0))
-        ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.hparams["lr"], fused=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_scheduler(self.hparams["schedule"], optimizer, round(self.hparams["warmup"] * steps), steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def tree_batch(self, trees: list[PrefixTree]) -> TreeBatch:
-        """Trees as tensors, where the model is."""
-        batch: TreeBatch = move_data_to_device(collate(trees), self.device)
-        return batch
 
     # Judging
 
@@ -236,22 +164,19 @@ class Teacher(L.LightningModule):
 
     def _measure(self, batch: Any) -> None:
         """Add a batch to the validation's sums and totals."""
-        if batch.repeated:
-            return
-        for places in cut(self.trees(batch), self.hparams["token_budget"]):
-            for name, value in self.micro_sums(batch, places).items():
-                self._sums[name] = self._sums.get(name, 0) + value.double().cpu()
-        self._sums["totals"] = self._sums.get("totals", 0) + self.totals(batch).double().cpu()
+        for places, counts in self.micro_batches(batch):
+            if counts or is_sharded(self.llm):
+                for name, value in self.micro_sums(batch, places).items():
+                    self._sums[name] = self._sums.get(name, 0) + value.double().cpu() * counts
+        if not batch.repeated:
+            self._sums["totals"] = self._sums.get("totals", 0) + self.totals(batch).double().cpu()
 
     def _judge(self, batch: PromptBatch) -> None:
         # Before training, one pair shows whether judging works at all.
         jobs = batch.jobs[: len(self.book.every)] if self.trainer.sanity_checking else batch.jobs
-        for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
-            answer = parse_answer(done.text, self.label_set.labels, self.book.answer, finished=done.finished)
-            row = batch.rows[done.key.pair_id]
-            self._judged.append(
-                Judgement(batch.split, row, done.key.perspective, done.text, answer.verdict, answer.failure)
-            )
+        with in_step(self.llm):
+            for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
+                self.judging.add(batch, done)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means, and what the judgements are worth."""
@@ -259,7 +184,7 @@ class Teacher(L.LightningModule):
         self._sums = {}
         if measured:
             sums = {name: torch.stack([part[name] for part in measured]).sum(0).float() for name in measured[0]}
-            means = self._means(sums, sums.pop("totals"))
+            means = self.means(sums, sums.pop("totals"))
             self.log_dict({f"val/{name}": value for name, value in means.items()})
             self.log("val/loss", self.objective(means))
         self._report()
@@ -269,25 +194,8 @@ class Teacher(L.LightningModule):
         self._report()
 
     def _report(self) -> None:
-        self.judgements = [judgement for part in gather_objects(self._judged) for judgement in part]
-        self._judged = []
         data: TeacherDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        for split, prefix in (("val", "val"), ("test", "test"), ("train", "seen")):
-            judged = [judgement for judgement in self.judgements if judgement.split == split]
-            if judged:
-                metrics = self._metrics(judged, data)
-                self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()})
-
-    def _metrics(self, judged: list[Judgement], data: TeacherDataModule) -> dict[str, float]:
-        voting = [perspective.name for perspective in self.book.perspectives]
-        rows, found = verdicts(judged, voting, self.label_set)
-        logits = torch.from_numpy(np.log(shares(found, len(self.label_set)))).float()
-        gold, query = torch.from_numpy(data.pairs.label[rows]), torch.from_numpy(data.pairs.query[rows])
-        predicted = Predicted(torch.from_numpy(rows), query, gold, logits)
-        of_shares = relevance_metrics(predicted, self.label_set, 1.0, int(self.label_counts.argmax()))
-        # Last, so that accuracy and F1 count an answer without a verdict as wrong, whatever its even shares say.
-        strict = judgement_metrics(judged, data.pairs.label, voting, self.book.neutral.name, self.label_set)
-        return {**{name: float(value) for name, value in of_shares.items()}, **strict, "temperature": 1.0}
+        self.log_dict(self.judging.end(data, int(self.label_counts.argmax())))
 
     # Writing rationales
 
@@ -309,8 +217,9 @@ class Teacher(L.LightningModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Write rationales into the store."""
         jobs = [job for job in batch.jobs if job.key not in self._store.present]
-        for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
-            self._store.add(Stored.of(done, self.book, self.name))
+        with in_step(self.llm):
+            for done in complete(self.llm, self.encoder, jobs, batch.sampling, self.hparams["generation_budget"]):
+                self._store.add(Stored.of(done, self.book, self.name))
 
     def on_predict_end(self) -> None:
         """Merge the processes' stores by key into ``rationales.parquet``."""
@@ -320,24 +229,8 @@ class Teacher(L.LightningModule):
             self._store.merge()
 
     def predictions_table(self, data: TeacherDataModule) -> pa.Table | None:
-        """One row a judged pair.
-
-        The columns are pair_id, query_id, query, label, each label's share of the votes, the tokens cut, and a column
-        a perspective (and the neutral prompt) with what was written.
-        """
-        if self.trainer.state.fn == "predict":
-            return None
-        judged = [judgement for judgement in self.judgements if judgement.split != "train"]
-        rows, found = verdicts(judged, [p.name for p in self.book.perspectives], self.label_set)
-        table = data.pairs.table.select(["pair_id", "query_id", "query", "label"]).take(pa.array(rows))
-        for name, share in zip(self.label_set.labels, shares(found, len(self.label_set)).T, strict=True):
-            table = table.append_column(f"p/{name}", pa.array(share, pa.float32()))
-        table = table.append_column("tokens_cut", pa.array(data.pairs.tokens_cut(rows)))
-        written = {(judgement.row, judgement.perspective): judgement.text for judgement in judged}
-        for perspective in self.book.every:
-            texts = pa.array([written.get((row, perspective.name)) for row in rows.tolist()], pa.string())
-            table = table.append_column(f"rationale/{perspective.name}", texts)
-        return table
+        """One row a judged pair: see :meth:`lrkd.teacher.judging.Judging.table`; None where rationales were written."""
+        return None if self.trainer.state.fn == "predict" else self.judging.table(data)
 
     def parameter_counts(self) -> dict[str, int]:
         """How many parameters are trained, and how many there are."""
@@ -371,6 +264,7 @@ class Teacher(L.LightningModule):
         """
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         refuse_different_hyperparameters(dict(self.hparams), dict(saved))
-        missing = trainable(self.state_dict(), self).keys() - checkpoint["state_dict"].keys()
+        loaded = checkpoint.get("state_dict")  # None: shards are loaded before this
+        missing = trainable(self.state_dict(), self).keys() - loaded.keys() if loaded is not None else set()
         if missing:
             raise UserError(f"the checkpoint lacks {len(missing)} of the model's trained weights, e.g. {min(missing)}")

@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from lrkd.data.pairs import pairs_path, refuse_overwriting, table_file
 from lrkd.data.preference_pairs import write_preferences
-from lrkd.data.rationales import merge_rationales
+from lrkd.data.rationales import merge_rationales, rationale_files
 from lrkd.data.types import PREFERENCES_FILE, LabelSet
 from lrkd.errors import UserError
 from lrkd.prompts.book import PromptBook
 from lrkd.teacher.conflict_pairs import KINDS, Conflicts, Kind, Selection, select_conflicts
-from lrkd.teacher.filtering import rationale_files
 from lrkd.teacher.judged import Judged, judge, read_training
 from lrkd.teacher.preference_audit import audit_preferences, describe_pairs, find_suspects, tally
 from lrkd.teacher.preference_report import print_conflicts
@@ -102,12 +101,7 @@ def mine_conflicts(
             "selection": asdict(how),
             "prompts": book.version,
             "rationales": {"used": len(judged.pair), "left_out": left_out},
-            "pairs": describe_pairs(judged, stages["kept"]),
-            "stages": {name: tally(some, labels) for name, some in stages.items()},
-            "dropped": dropped,
-            "audit": {name: audit_preferences(stages[name], training.held_out) for name in ("found", "kept")},
-            "suspects": find_suspects(judged, labels),
-        }
+        } | _audit(judged, stages, dropped, training.held_out, labels)
     record = target.with_suffix(".json")
     record.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print_conflicts(report, record)
@@ -127,6 +121,19 @@ def _check_perspectives(judged: Judged, book: PromptBook) -> None:
             f"prompt book {book.name!r}: has no perspective {', '.join(unknown)}, from which rationales were written; "
             f"it has {', '.join(known)}. Give the book that they were written with as --prompts."
         )
+
+
+def _audit(
+    judged: Judged, stages: dict[str, Conflicts], dropped: dict[str, int], held_out: np.ndarray, labels: LabelSet
+) -> dict[str, Any]:
+    """What was found, what was kept of it, and what is suspicious about either."""
+    return {
+        "pairs": describe_pairs(judged, stages["kept"]),
+        "stages": {name: tally(some, labels) for name, some in stages.items()},
+        "dropped": dropped,
+        "audit": {name: audit_preferences(stages[name], held_out) for name in ("found", "kept")},
+        "suspects": find_suspects(judged, labels),
+    }
 
 
 def _write(target: Path, kept: Conflicts) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lrkd.data.rationales import key_order, merge_rationales, rationales_path, write_rationales
 from lrkd.errors import UserError
-from lrkd.sweep import finish_fit, lrkd
+from lrkd.experiments.fits import finish_fit, lrkd
 
 COMMAND = ["--method=policy", "--trainer.logger=false"]
 

@@ -16,9 +16,9 @@ from lrkd.distributed import gather_objects
 from lrkd.errors import UserError
 from lrkd.losses import LossType, dpo_loss
 from lrkd.teacher.base import Teacher
-from lrkd.teacher.likelihood import completion_logps, token_logps
-from lrkd.teacher.micro_batches import cut
+from lrkd.teacher.likelihood import completion_logps
 from lrkd.teacher.policy import frozen_reference, keep_reference, tokenizer_digest, weights_digest
+from lrkd.teacher.sharding import is_sharded
 
 Reference = Literal["adapter", "precomputed"]
 
@@ -86,6 +86,7 @@ class TeacherDPO(Teacher):
                 raise UserError("reference 'adapter' needs LoRA; without it give reference: precomputed")
             keep_reference(self.llm)
         self._reference: dict[str, Any] | None = None
+        self._weights: str | None = None
 
     # The reference
 
@@ -102,10 +103,16 @@ class TeacherDPO(Teacher):
             self._reference = {"fingerprint": self.reference_fingerprint(data), "logps": torch.from_numpy(logps)}
         data.use_reference(self._reference["logps"].numpy())
 
+    def configure_model(self) -> None:
+        """Look at the whole weights before they are shared out, and before a checkpoint's take their place."""
+        if self.device_mesh is not None and self.hparams["reference"] == "precomputed":
+            self._weights = weights_digest(self.llm.named_parameters())
+        super().configure_model()
+
     def reference_fingerprint(self, data: PreferenceDataModule) -> str:
         """What precomputed log-probabilities depend on: weights, tokenizer, data, prompts, lengths (trap 12)."""
         parts = {
-            "weights": weights_digest(self.llm.named_parameters()),
+            "weights": self._weights or weights_digest(self.llm.named_parameters()),
             "tokenizer": tokenizer_digest(self.tokenizer),
             "max_length": data.max_length,
             "text": data.text,
@@ -117,15 +124,18 @@ class TeacherDPO(Teacher):
         """(N, 2): of every preference pair, computed by all processes together."""
         count = len(data.preferences.row)
         mine = list(range(self.global_rank, count, self.trainer.world_size))
-        trees = [data.preferences.tree(number) for number in mine]
+        some = mine or [0]  # a process without any runs along
+        batch = PreferenceBatch(some, [data.preferences.tree(number) for number in some], repeated=not mine)
         found = np.zeros((count, 2), np.float32)
         training = [module for module in self.modules() if module.training]
         self.eval()
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            for places in cut(trees, self.hparams["token_budget"]):
-                batch = self.tree_batch([trees[place] for place in places])
-                sums, _ = completion_logps(token_logps(self.llm, batch), batch)
-                found[[mine[place] for place in places]] = sums.view(-1, 2).cpu().numpy()
+            for places, counts in self.micro_batches(batch):
+                logps, _ = self._completion_logps(self.tree_batch([batch.trees[place] for place in places]))
+                if counts:
+                    found[[mine[place] for place in places]] = logps.cpu().numpy()
+        if is_sharded(self.llm):
+            self.llm.reshard()  # where weights are shared out, a run's checkpoint is loaded after this, into the parts
         for module in training:
             module.training = True
         return np.asarray(np.sum(gather_objects(found), axis=0))
@@ -196,7 +206,7 @@ class TeacherDPO(Teacher):
 
     def _completion_logps(self, trees: TreeBatch) -> tuple[Tensor, Tensor]:
         """Summed log-probabilities (B, 2) of chosen and rejected, and their lengths (B, 2)."""
-        sums, lengths = completion_logps(token_logps(self.llm, trees), trees)
+        sums, lengths = completion_logps(self.token_logps(trees), trees)
         return sums.view(-1, 2), lengths.view(-1, 2)
 
     def _reference_of(self, batch: PreferenceBatch, places: list[int], trees: TreeBatch) -> Tensor:

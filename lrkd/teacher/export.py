@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from lrkd.errors import UserError
 from lrkd.hparams import component_factory
+from lrkd.prompts.card import TeacherCard
 from lrkd.runs import read_run
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def export_teacher(*, run: Path, out: Path, merge: bool = True) -> None:
     """Write a run's best checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` and vLLM load.
 
-    Beside the weights stand the tokenizer and ``prompts.yaml``, the prompt book that the teacher learned.
+    Beside the weights stand the tokenizer and how the teacher was trained to be asked: ``prompts.yaml``, its prompt
+    book, and ``lrkd.json``, how it saw items. `rationales generate` reads both.
 
     Args:
         run: The folder of a finished fit of TeacherSFT or TeacherDPO.
@@ -41,10 +42,11 @@ def export_teacher(*, run: Path, out: Path, merge: bool = True) -> None:
     kind = cast("type[Teacher]", component_factory(spec, Teacher, f"{run}/config.yaml: model").func)
     teacher = kind.load_from_checkpoint(record.checkpoint, map_location="cpu", weights_only=True)
     export(teacher.llm, teacher.tokenizer, out, merge=merge)
-    book = yaml.safe_dump(json.loads(teacher.book.to_json()), sort_keys=False, allow_unicode=True, width=110)
-    (out / "prompts.yaml").write_text(book, encoding="utf-8")
+    text = teacher.hparams["text"] or {"item_text": None, "item_chars": None}
+    card = TeacherCard(**text, prompt_version=teacher.book.version, method=record.method, run=str(run))
+    card.write(out, teacher.book)
     what = "adapters" if teacher.adapted and not merge else "weights"
     Console(highlight=False, soft_wrap=True).print(
         f"Wrote the {what} of {record.checkpoint} to {out}; next:\n"
-        f"  python -m lrkd rationales generate --model {out} --prompts {out / 'prompts.yaml'} --root ... --out ..."
+        f"  python -m lrkd rationales generate --model {out} --root ... --out ..."
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lrkd.data.pairs import pairs_path, read_pairs, refuse_overwriting, table_file
-from lrkd.data.rationales import key_order, merge_rationales, rationales_path, write_rationales
+from lrkd.data.rationales import key_order, merge_rationales, rationale_files, write_rationales
 from lrkd.data.types import RATIONALES_FILE, LabelSet
 from lrkd.data.verdicts import EXAMPLES, distinct, share
 
@@ -59,18 +59,6 @@ def filter_rationales(
     record.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _print(report, record)
     return report
-
-
-def rationale_files(root: Path, given: Path | list[Path] | None) -> list[Path]:
-    """The files that an option for rationales means; None: the data root's.
-
-    Args:
-        root: The data root.
-        given: Files or folders.
-    """
-    if given is None:
-        return [rationales_path(root)]
-    return [table_file(Path(path), RATIONALES_FILE) for path in ([given] if isinstance(given, str | Path) else given)]
 
 
 def consistent_rows(rationales: pa.Table, pairs: pa.Table, labels: LabelSet) -> tuple[np.ndarray, dict[str, Any]]:

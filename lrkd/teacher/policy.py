@@ -1,4 +1,4 @@
-"""The language model that a teacher trains: loading, adapters, what of it is kept, exporting."""
+"""The language model that a teacher trains: its adapters, what of it is kept, exporting."""
 
 from __future__ import annotations
 
@@ -6,56 +6,18 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.lora.layer import Linear
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lrkd.causal_lm import spare_casts
 from lrkd.errors import UserError
-from lrkd.pretrained import resolve
-
-DType = Literal["float32", "bfloat16"]
+from lrkd.teacher.sharding import whole
 
 ADAPTER = "default"
 REFERENCE = "reference"
-
-
-def load_causal_lm(name: str, dtype: DType = "float32") -> Any:
-    """A causal language model with sdpa attention, in eval mode.
-
-    Args:
-        name: A hub name, a path, or ``pkg:package/folder``. A folder of adapters (peft's ``adapter_config.json``) gives
-            a ``PeftModel``: its base model with these adapters, which can be trained on.
-        dtype: Of the weights; adapters are float32.
-
-    Raises:
-        UserError: There is no such model, or it is none that transformers can load as a causal language model.
-    """
-    place = resolve(name)
-    is_adapter = (Path(place) / "adapter_config.json").is_file()
-    base = PeftConfig.from_pretrained(place).base_model_name_or_path if is_adapter else place
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-        if is_adapter:
-            model = _spare_casts(PeftModel.from_pretrained(model, place, is_trainable=True))
-        return model.eval()
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name!r}: not a causal language model that transformers loads: {error}") from error
-
-
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model.
-
-    Raises:
-        UserError: There is none.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(resolve(name))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name!r}: has no tokenizer that transformers loads: {error}") from error
 
 
 def add_lora(model: Any, *, rank: int, alpha: int, dropout: float, targets: str | list[str]) -> PeftModel:
@@ -78,23 +40,8 @@ def add_lora(model: Any, *, rank: int, alpha: int, dropout: float, targets: str 
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"lora_targets {targets}: {error}") from error
-    return _spare_casts(adapted)
-
-
-class _SpareLinear(Linear):
-    """peft's linear layer, but under autocast its input is not cast to float32, which autocast would cast back."""
-
-    def _cast_input_dtype(self, x: Any, dtype: torch.dtype) -> Any:
-        if x is not None and torch.is_autocast_enabled(x.device.type):
-            return x
-        return super()._cast_input_dtype(x, dtype)
-
-
-def _spare_casts(model: PeftModel) -> PeftModel:
-    for module in model.modules():
-        if type(module) is Linear:
-            module.__class__ = _SpareLinear
-    return model
+    spare_casts(adapted)
+    return adapted
 
 
 def keep_reference(model: PeftModel) -> None:
@@ -138,7 +85,7 @@ def weights_digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(parameters, key=lambda entry: entry[0]):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(whole(tensor.detach()).float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from lrkd.data.completions import CompletionBatch
 from lrkd.data.prefix_tree import PrefixTree
 from lrkd.teacher.base import Teacher
-from lrkd.teacher.likelihood import token_logps
 
 
 class TeacherSFT(Teacher):
@@ -46,5 +45,5 @@ class TeacherSFT(Teacher):
 
     def micro_sums(self, batch: CompletionBatch, places: list[int]) -> dict[str, Tensor]:
         """The negative log-likelihood of the micro-batch's completions."""
-        logps = token_logps(self.llm, self.tree_batch([batch.trees[place] for place in places]))
+        logps = self.token_logps(self.tree_batch([batch.trees[place] for place in places]))
         return {"loss": -logps.sum()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lrkd.data.pairs import pairs_path
-from lrkd.data.rationales import rationales_path
 
 if TYPE_CHECKING:
     from wandb import Table
@@ -22,7 +23,7 @@ RATIONALE = "rationale/"
 """Before a perspective's name: the column of its rationales."""
 
 
-def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table:
+def examples(predictions: pa.Table, root: str, rationales: Sequence[Path], labels: tuple[str, ...]) -> Table:
     """At most 64 pairs with their rationales, right and wrong.
 
     The pairs are those whose ids have the smallest hashes: the same ones in every run on these pairs, whatever the
@@ -30,7 +31,8 @@ def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table
 
     Args:
         predictions: The split's predictions (``predictions_table`` of the module); a teacher's have its own rationales.
-        root: The data root, for titles and, of a student, the rationales that it learned from, if there are any.
+        root: The data root, for titles.
+        rationales: Of a student, the files of rationales that it learned from; those that are not there are left out.
         labels: The labels in order.
 
     Returns:
@@ -44,8 +46,8 @@ def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table
     pair_ids = chosen["pair_id"].to_pylist()
     titles = _titles(root, pair_ids)
     own = [name.removeprefix(RATIONALE) for name in predictions.column_names if name.startswith(RATIONALE)]
-    rationales = _rationales(root, pair_ids) if not own else {}
-    perspectives = own or sorted({perspective for _, perspective in rationales})
+    learned = _rationales(rationales, pair_ids) if not own else {}
+    perspectives = own or sorted({perspective for _, perspective in learned})
     table = Table(
         columns=["pair_id", "query", "title", "gold", "predicted", "right", *(f"p/{label}" for label in labels),
                  *(RATIONALE + perspective for perspective in perspectives)]
@@ -53,7 +55,7 @@ def examples(predictions: pa.Table, root: str, labels: tuple[str, ...]) -> Table
     for row in chosen.to_pylist():
         pair_id, gold, probabilities = row["pair_id"], row["label"], [row[f"p/{label}"] for label in labels]
         predicted = labels[int(np.argmax(probabilities))]
-        texts = [row[RATIONALE + p] if own else "\n\n".join(rationales[pair_id, p]) for p in perspectives]
+        texts = [row[RATIONALE + p] if own else "\n\n".join(learned[pair_id, p]) for p in perspectives]
         table.add_data(
             pair_id, row["query"], titles[pair_id], gold, predicted, predicted == gold, *probabilities, *texts
         )
@@ -65,11 +67,11 @@ def _titles(root: str, pair_ids: list[str]) -> dict[str, str]:
     return dict(zip(found["pair_id"].to_pylist(), found["title"].to_pylist(), strict=True))
 
 
-def _rationales(root: str, pair_ids: list[str]) -> defaultdict[tuple[str, str], list[str]]:
+def _rationales(files: Sequence[Path], pair_ids: list[str]) -> defaultdict[tuple[str, str], list[str]]:
     """The rationales of some pairs by pair and perspective, each behind its verdict. Only they are held in memory."""
     texts: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    if rationales_path(root).is_file():
-        found = pq.read_table(rationales_path(root), filters=[("pair_id", "in", pair_ids)]).sort_by("sample")
+    for file in filter(Path.is_file, files):
+        found = pq.read_table(file, filters=[("pair_id", "in", pair_ids)]).sort_by("sample")
         for row in found.to_pylist():
             texts[row["pair_id"], row["perspective"]].append(f"[{row['verdict']}] {row['rationale']}")
     return texts

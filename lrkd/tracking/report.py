@@ -142,9 +142,11 @@ class WandbReport(Callback):
         if not self._writes(trainer) or self._validated is None:
             return
         run, labels, checkpointing = self._run(), _model(pl_module).label_set.labels, _checkpointing(trainer)
+        data = _data(trainer)
+        rationales = getattr(data, "rationale_files", [])
         report: dict[str, Any] = {
             f"best/{checkpointing.monitor}": self._best,
-            "val/examples": examples(self._validated, _data(trainer).root, labels),
+            "val/examples": examples(self._validated, data.root, rationales, labels),
             "val/confusion_matrix": confusion_matrix(self._validated, labels, "val: best epoch"),
         }
         self.logger.log_metrics(report, step=trainer.global_step)

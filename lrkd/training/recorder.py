@@ -10,13 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import pyarrow as pa
-import pyarrow.parquet as pq
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lrkd.data.inputs import Input
+from lrkd.data.pairs import ParquetSink
 from lrkd.data.types import LabelSet
 
 PACKAGES = ("lrkd", "lightning", "torch", "transformers", "torchmetrics", "jsonargparse")
@@ -175,8 +175,8 @@ class RunRecorder(Callback):
         if table is None:
             return
         path = self.folder / f"{split}_predictions.parquet"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path)
+        with ParquetSink(path, table.schema) as sink:
+            sink.write(table)
         if split == "predict":
             self.console.print(f"Wrote {table.num_rows:,} predictions to {path}")
             return
@@ -224,5 +224,8 @@ def _metrics_table(split: str, metrics: dict[str, float]) -> Table:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all: what is there counts as finished."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

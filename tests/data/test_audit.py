@@ -136,7 +136,7 @@ def test_lengths_in_tokens_against_the_limit(root):
 
 
 def test_an_unknown_tokenizer_is_named(root):
-    with pytest.raises(UserError, match="tokenizer '/no/such/place': can't be loaded"):
+    with pytest.raises(UserError, match="model '/no/such/place': its tokenizer cannot be loaded"):
         audit_data(root=root, tokenizer="/no/such/place")
 
 

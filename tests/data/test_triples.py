@@ -214,8 +214,9 @@ def test_ranks_share_the_pairs_of_every_evaluation(ranks, make, tiny_root):  # t
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_workers_make_the_same_batches(num_workers, make):
-    batches = list(make("fit", num_workers=num_workers, target_mode="sampled").train_dataloader())
-    alone = list(make("fit", target_mode="sampled").train_dataloader())
+    teaching = {"target_mode": "sampled", "soft_labels": "votes", "conflict_weight": 1.0, "neighbour_negatives": 2}
+    batches = list(make("fit", num_workers=num_workers, **teaching).train_dataloader())
+    alone = list(make("fit", **teaching).train_dataloader())
     for one, other in zip(batches, alone, strict=True):
         for a, b in ((vars(one), vars(other)), (vars(one.step), vars(other.step))):
             assert all(value.equal(b[name]) for name, value in a.items() if name != "step")
@@ -245,7 +246,9 @@ def test_truncation_rates_and_counts_are_told(max_length, query_cap, make, tiny_
         "pairs": {"train": 12, "val": 6, "test": 6},
         "query_cut_rate": pytest.approx((query > query_cap).mean()),
         "item_cut_rate": pytest.approx((item > room).mean()),
+        "rationales": None,
         "targets": make("fit").describe()["targets"],
+        "training_pairs_with_soft_labels": 0,
     }
 
 
@@ -324,8 +327,34 @@ def test_a_store_of_other_rationales_is_refused(make, edited):  # trap 45
     root = edited()
     rationales = read_rationales(root)
     pq.write_table(rationales.slice(0, rationales.num_rows - 1), Path(root) / RATIONALES_FILE)
-    with pytest.raises(UserError, match=r"made from other rationales \(52\) than the data root's now \(51\)"):
+    with pytest.raises(UserError, match=r"made from other rationales \(52\) than those given now \(51\)"):
         make("fit", root=root)
+
+
+def test_rationales_beside_the_root_take_the_place_of_its_own(make, edited, tiny_root, tmp_path):  # traps 24, 45
+    root, taught = edited(), tmp_path / "taught"
+    rationales = read_rationales(root)
+    pq.write_table(rationales.slice(1), Path(root) / RATIONALES_FILE)  # the store is not made from these
+    taught.mkdir()
+    pq.write_table(rationales, taught / RATIONALES_FILE)
+    named = make("fit", root=root, rationales=str(taught))
+    assert train_values("targets")(named) == train_values("targets")(make("fit"))
+    assert named.fingerprint() == make("fit").fingerprint()
+    assert [it.files for it in named.inputs() if it.kind == "rationales"] == [[taught / RATIONALES_FILE]]
+    assert named.describe()["rationales"] == str(taught)
+    parts = [str(tmp_path / name) for name in ("first.parquet", "second.parquet")]
+    pq.write_table(rationales.slice(0, 20), parts[0])
+    pq.write_table(rationales.slice(20), parts[1])
+    make("fit", root=root, rationales=parts)
+    for wrong, message in (
+        (parts[::-1], r"made from other rationales \(52\) than those given now \(52\)"),
+        (parts[0], r"than those given now \(20\)"),
+        ([parts[0], parts[0]], "first.parquet: given twice"),
+        (str(tmp_path / "nothing"), "nothing/rationales.parquet: no such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make("fit", root=root, rationales=wrong)
+        make("test", root=root, rationales=wrong)  # not looked at
 
 
 @pytest.mark.parametrize(
@@ -376,6 +405,7 @@ CASES = {
     "root": ({}, "other root", train_values("ids")),
     "encoder": ({}, "tiny_roberta", train_values("ids")),
     "targets": ({}, None, lambda module: [batch.targets is None for batch in module.train_dataloader()]),
+    "rationales": ({}, "copied rationales", lambda module: module.inputs()[1].files),
     "label_set": ({}, "reversed.yaml", train_values("label")),
     "fold": ({}, 1, train_batches),
     "val_fraction": ({"fold": 0}, 0.5, train_batches),
@@ -385,8 +415,16 @@ CASES = {
     "max_length": ({}, 16, train_values("ids")),
     "query_cap": ({}, 2, train_values("segments")),
     "target_mode": ({}, "per_perspective", train_values("targets")),
+    "perspectives": ({}, ["business_rule"], train_values("targets")),
     "consistent": ({}, False, train_values("targets")),
     "centring": ({}, "query", train_values("targets")),
+    "whitening": ({"centring": "global"}, 1.0, train_values("targets")),
+    "shuffled": ({}, True, train_values("targets")),
+    "conflict_weight": ({"conflict_weight": 1.0}, 2.0, train_values("target_weight")),
+    "wrong_negatives": ({"neighbour_negatives": 1}, 1, train_values("negatives")),
+    "neighbour_negatives": ({"wrong_negatives": 1}, 1, train_values("negatives")),
+    "soft_labels": ({"soft_labels": "votes"}, "predictions.parquet", train_values("soft_label")),
+    "soft_label_mean": ({"soft_labels": "predictions.parquet"}, "logits", train_values("soft_label")),
     "batch_size": ({"eval_batch_size": 3}, 2, train_batches),
     "eval_batch_size": ({}, 2, lambda module: [len(batch.row) for batch in module.val_dataloader()]),
     "num_workers": ({}, 1, lambda module: module.train_dataloader().num_workers),
@@ -399,9 +437,24 @@ def test_every_argument_has_a_case():  # trap 29
     assert list(CASES) == list(inspect.signature(TripleDataModule).parameters)
 
 
+def predictions_of(pairs, folder, number=2):
+    """Files of random predictions of some pairs."""
+    files = []
+    for seed in range(number):
+        probability = np.random.default_rng(seed).dirichlet(np.ones(4), len(pairs))
+        table = pa.table({"pair_id": pairs} | {f"p/{name}": probability[:, i] for i, name in enumerate(LABELS)})
+        files.append(str(folder / f"predictions{seed}.parquet"))
+        pq.write_table(table, files[-1])
+    return files
+
+
 @pytest.mark.parametrize("argument", CASES)
-def test_every_argument_changes_an_output(argument, make, edited, tiny_roberta, tmp_path):  # trap 29
+def test_every_argument_changes_an_output(argument, make, edited, tiny_root, tiny_roberta, tmp_path):  # trap 29
     settings, changed, look = CASES[argument]
+    files = predictions_of(read_pairs(tiny_root)["pair_id"].to_pylist(), tmp_path)
+    if changed == "predictions.parquet":
+        changed = files
+    settings = settings | ({"soft_labels": files} if settings.get("soft_labels") == "predictions.parquet" else {})
     if changed == "other root":
         changed = edited(title=lambda row: row["title"].upper() + " red")
         settings = {"targets": None}
@@ -410,6 +463,8 @@ def test_every_argument_changes_an_output(argument, make, edited, tiny_roberta, 
     elif changed == "reversed.yaml":
         changed = str(tmp_path / changed)
         Path(changed).write_text(f"name: reversed\nlabels: {list(reversed(LABELS))}\ngains: [0, 0.01, 0.1, 1]\n")
+    elif changed == "copied rationales":
+        changed = str(shutil.copy(tiny_root / RATIONALES_FILE, tmp_path))
     elif changed == "another cache":
         changed = str(tmp_path / changed)
     stage = "predict" if argument == "predict_split" else "fit"
@@ -418,9 +473,10 @@ def test_every_argument_changes_an_output(argument, make, edited, tiny_roberta, 
     assert default != look(make(stage, **settings | {argument: changed}))
 
 
-def test_the_seed_also_draws_the_rationales(make):  # trap 29
+@pytest.mark.parametrize("settings", [{"target_mode": "sampled"}, {"shuffled": True}])
+def test_the_seed_also_draws_and_shuffles_the_rationales(settings, make):  # trap 29
     look = train_values("targets")
-    assert look(make(target_mode="sampled")) != look(make(target_mode="sampled", seed=1))
+    assert look(make(**settings)) != look(make(**settings, seed=1))
 
 
 def test_twice_the_batch_size_outside_training_by_default(make):
@@ -453,6 +509,115 @@ def test_a_pair_that_stands_in_for_none_has_neither_label_nor_target(make, edite
     assert second.label.tolist() == [-1]
     assert not second.target_mask.any()
     assert first.step.labels.sum() == second.step.labels.sum() == 1
+
+
+# Soft labels
+
+
+def test_soft_labels_belong_to_their_pairs(make, tiny_root, tmp_path):  # trap 20
+    pairs = read_pairs(tiny_root)["pair_id"].to_pylist()
+    for soft_labels, known in (("votes", None), (predictions_of(pairs[:9], tmp_path, 1), set(pairs[:9]))):
+        votes = {}
+        for row in read_rationales(tiny_root).to_pylist():
+            votes.setdefault(row["pair_id"], []).append(LABELS.index(row["verdict"]))
+        module = make("fit", soft_labels=soft_labels, batch_size=5)
+        seen = 0
+        for batch in module.train_dataloader():
+            for row, soft, there in zip(batch.row.tolist(), batch.soft_label, batch.soft_mask.tolist(), strict=True):
+                assert there == (pairs[row] in (votes if known is None else known))
+                seen += there
+                if known is None and there:
+                    np.testing.assert_allclose(
+                        soft, np.bincount(votes[pairs[row]], minlength=4) / len(votes[pairs[row]])
+                    )
+                elif there:
+                    table = pq.read_table(soft_labels[0]).to_pylist()[row]
+                    np.testing.assert_allclose(soft, [table[f"p/{name}"] for name in LABELS], atol=1e-6)
+                else:
+                    assert not soft.any()
+        assert 0 < seen == module.describe()["training_pairs_with_soft_labels"] < 12
+        assert module.summary()[-1].startswith(f"{seen} training pairs have soft labels (")
+        assert next(iter(module.val_dataloader())).soft_label is None
+
+
+def test_unlabelled_pairs_with_votes_train_on_them_alone(make, edited):
+    # Every pair of items i0 to i11 trains; those whose number is a multiple of three have no rationale.
+    without = {"i0", "i4", "i5"}
+    root = edited(label=lambda row: None if row["item_id"] in without else row["label"])
+    items = read_pairs(root)["item_id"].to_pylist()
+    module = make("fit", root=root, soft_labels="votes", batch_size=12)
+    (batch,) = module.train_dataloader()
+    assert {items[row] for row in batch.row.tolist()} == {f"i{n}" for n in range(1, 12)}
+    for row, label, there in zip(batch.row.tolist(), batch.label.tolist(), batch.soft_mask.tolist(), strict=True):
+        assert (label < 0) == (items[row] in without)
+        assert there == (int(items[row][1:]) % 3 > 0)
+    assert (batch.step.labels.sum(), batch.step.soft_labels) == (9, 8)
+    assert module.label_counts.sum() == 9
+    assert module.describe()["pairs"]["train"] == 12
+    assert rows_of(make("predict", root=root, predict_split="train").predict_dataloader()) == rows_where(
+        root, split="train"
+    )
+
+
+def test_a_pair_that_stands_in_for_none_has_no_soft_label(make, edited):  # traps 25 and 30
+    root = edited(split=lambda row: "train" if row["item_id"] == "i1" else "val")
+    first, second = (
+        next(iter(make("fit", root=root, ranks=2, rank=rank, batch_size=1, soft_labels="votes").train_dataloader()))
+        for rank in range(2)
+    )
+    assert first.soft_mask.tolist() == [True]
+    assert second.soft_mask.tolist() == [False]
+    assert first.step.soft_labels == second.step.soft_labels == 1
+
+
+def test_a_run_is_not_resumed_with_other_soft_labels(make, edited, tiny_root, tmp_path):  # trap 38
+    files = predictions_of(read_pairs(tiny_root)["pair_id"].to_pylist(), tmp_path)
+    state = make("fit", soft_labels=files).state_dict()
+    make("fit", soft_labels=files).load_state_dict(state)
+    kinds = {given.kind: given for given in make("fit", soft_labels=files).inputs()}
+    assert kinds["soft_labels"].metadata["digest"] == state["fingerprint"]["soft_labels"]
+    for other in (files[:1], "votes", None):
+        with pytest.raises(UserError, match="trained on other soft_labels than"):
+            make("fit", soft_labels=other).load_state_dict(state)
+    module = make("test", soft_labels=files)
+    Path(files[0]).unlink()
+    assert "soft_labels" not in {given.kind for given in module.inputs()}
+    make("test", soft_labels=files)  # not looked at
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"soft_labels": "none.parquet"}, r"none\.parquet: not a readable"),
+        ({"perspectives": ["none"], "soft_labels": "votes"}, "choose from those that the rationales have"),
+        ({"whitening": 1.5, "centring": "global"}, "whitening is between 0 and 1, got 1.5"),
+        ({"whitening": 1.0}, "whitening is of centred targets"),
+        ({"conflict_weight": -1.0}, "conflict_weight must be at least 0"),
+        ({"wrong_negatives": -1}, "at least 0, got -1 and 0"),
+        ({"targets": None, "wrong_negatives": 1}, "need targets"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(settings, message, make):
+    with pytest.raises(UserError, match=message):
+        make("fit", **settings)
+
+
+def test_soft_labels_of_no_training_pair_are_refused(make, tiny_root, tmp_path):
+    test_pairs = [row["pair_id"] for row in read_pairs(tiny_root).to_pylist() if row["split"] == "test"]
+    with pytest.raises(UserError, match=r"predictions0\.parquet: of no training pair of"):
+        make("fit", soft_labels=predictions_of(test_pairs, tmp_path, 1))
+
+
+def test_weights_and_negatives_come_with_the_batch(make):
+    module = make("fit", conflict_weight=2.0, wrong_negatives=1, neighbour_negatives=2, batch_size=12)
+    (batch,) = module.train_dataloader()
+    assert batch.negatives.shape == (12, 1, 3, 8)
+    assert batch.negative_mask[..., 0].any()
+    assert batch.negative_mask[..., 1:].any()
+    # User intent says Irrelevant of odd pairs, which is wrong of i1, i7 and i11 (i5 is): beside each of the two right
+    # ones, one of two others is wrong: 1 + 2 · ½. The other five targets weigh 1, four pairs have none.
+    assert sorted(batch.target_weight.flatten().tolist()) == [0] * 4 + [1] * 5 + [2] * 3
+    assert batch.step.targets == 11
 
 
 # Going on in the middle of an epoch

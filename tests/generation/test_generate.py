@@ -19,6 +19,7 @@ from lrkd.generation import generate, transformers_engine
 from lrkd.generation.jobs import Completion
 from lrkd.generation.store import CompletionStore
 from lrkd.prompts import PromptBook
+from lrkd.prompts.card import TeacherCard
 
 BOOK = PromptBook.load("esci")
 
@@ -82,7 +83,7 @@ def test_every_pair_perspective_and_sample_is_there_and_counted(tiny_root, tmp_p
     assert table.num_rows == 66
     assert set(table["verdict"].to_pylist()) == {"Exact", "Irrelevant"}
     printed = capsys.readouterr().out
-    assert "Read 24 pairs" in printed
+    assert f"Read 24 pairs from {tiny_root / 'pairs.parquet'}; prompts {BOOK.version}, items as '{{title}}'" in printed
     assert "144 completions wanted (user_intent, structured_analysis, business_rule; 2 each), 0 of them" in printed
     assert "user_intent: 22 parsed; without a rationale: 2 cut_off, 12 no_verdict, 12 unknown_label" in printed
     assert "Wrote 66 rationales" in printed
@@ -152,6 +153,30 @@ def test_a_second_run_goes_on_and_adds_perspectives_and_samples(tiny_root, tmp_p
     parrot.prompts.clear()
     main(arguments(tiny_root, tmp_path, "polly", samples=2, temperature=1))
     assert parrot.prompts == []
+
+
+def test_an_exported_teacher_is_asked_as_it_was_trained(tiny_root, tmp_path, parrot, capsys):
+    """The parrot's name is its folder, as that of a model which vLLM serves from one is."""
+    book = tmp_path / "own.yaml"
+    book.write_text(PromptBook.load("esci").to_json().replace("Judge as the shopper", "Judge as a shopper"))
+    own = PromptBook.load(str(book))
+    (tmp_path / "polly").mkdir()
+    TeacherCard("{title} by {brand}", 20, own.version, "sft", "runs/sft").write(tmp_path / "polly", own)
+    main(arguments(tiny_root, tmp_path / "out", tmp_path / "polly"))
+    assert f"prompts {own.version}, items as '{{title}} by {{brand}}', 20 characters" in capsys.readouterr().out
+    mug = next(prompt for prompt in parrot.prompts if "Cast iron pan" in prompt.shared)
+    assert "Product: Cast iron pan by bra" in mug.shared
+    assert "Judge as a shopper" in "".join(prompt.user for prompt in parrot.prompts)
+    main(arguments(tiny_root, tmp_path / "out", tmp_path / "polly", prompts=book, item_chars=20))  # as trained
+    for option, value, message in (
+        ("prompts", "esci", f"was trained with '{own.version}' and would be asked with '{BOOK.version}'"),
+        ("item_text", "{title}", "was trained with '{title} by {brand}' and would be asked with '{title}'"),
+        ("item_chars", 30, "was trained with 20 and would be asked with 30"),
+    ):
+        for place in ({"model": tmp_path / "polly"}, {"model": "coco", "adapter": tmp_path / "polly"}):
+            with pytest.raises(SystemExit):
+                main(arguments(tiny_root, tmp_path / "other", **place | {option: value}))
+            assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

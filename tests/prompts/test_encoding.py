@@ -18,6 +18,8 @@ THINKING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+OPENS = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")  # no switch, as DeepSeek-R1's
+OPENS_BARE = OPENS.replace("<think>\n", "<think>")
 BOS_IN_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}</s>{% endfor %}"
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
@@ -58,6 +60,8 @@ def texts(encoder):
         (None, "Be brief.\n\nQuery: mug", "好的\n\nAnswer:\n", "</s>"),
         (CHATML, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user", "<|im_start|>assistant\n", "<|im_end|>"),
         (THINKING, "<|im_start|>system\nBe brief.", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
+        (OPENS, "<|im_start|>system\nBe brief.", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
+        (OPENS_BARE, "<|im_start|>system\nBe brief.", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
         (BOS_IN_TEMPLATE, "<s>Be brief.</s>Query", "好的</s>", "</s>"),
     ],
 )  # fmt: skip
@@ -67,10 +71,11 @@ def test_decoded_ids_are_the_prompt_and_the_completion_with_one_end_token(templa
     assert before.startswith(begins)
     assert before.endswith(ends)
     assert after == COMPLETION + end
+    assert before.count("<think>") == before.count("</think>") <= 1
     assert encoder.prompt_ids(PROMPT) == ids
 
 
-@pytest.mark.parametrize("template", [None, CHATML, THINKING])
+@pytest.mark.parametrize("template", [None, CHATML, THINKING, OPENS])
 def test_the_prompts_ids_are_a_prefix_of_the_whole_texts(template):  # trap 4
     encoder = PromptEncoder(tokenizer(template))
     before, after = encoder.encode(PROMPT, COMPLETION)
@@ -85,6 +90,13 @@ def test_there_is_never_a_second_bos(template):  # trap 5
     before, after = encoder.encode(PROMPT, COMPLETION)
     assert before[0] == bos
     assert (before + after).count(bos) == 1
+
+
+def test_models_with_and_without_a_switch_are_asked_alike():  # trap 5
+    closed, switched = PromptEncoder(tokenizer(OPENS)), PromptEncoder(tokenizer(THINKING))
+    assert closed.encode(PROMPT, COMPLETION) == switched.encode(PROMPT, COMPLETION)
+    ends_in_a_tag = Prompt("", "Query: mug", "Write no <think>")
+    assert PromptEncoder(tokenizer(CHATML)).prompt_text(ends_in_a_tag).endswith("<|im_start|>assistant\n")
 
 
 def test_a_tokenizer_that_merges_across_the_border_is_refused():  # trap 4

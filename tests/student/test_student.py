@@ -13,11 +13,12 @@ from lrkd.data.triples import TripleDataModule
 from lrkd.data.types import LabelSet, StepTotals, TripleBatch
 from lrkd.errors import UserError
 from lrkd.extractors import MLPExtractor
-from lrkd.losses import MSEGuidance
+from lrkd.losses import MSEGuidance, info_nce, soft_label_divergence
 from lrkd.student import StudentLRKD
 
 MLP = {"class_path": "lrkd.extractors.MLPExtractor"}
 MSE = {"class_path": "lrkd.losses.MSEGuidance"}
+NCE = {"class_path": "lrkd.losses.InfoNCEGuidance"}
 ESCI = LabelSet.load("esci").to_dict()
 R = 8
 
@@ -139,7 +140,7 @@ def test_accumulated_parts_have_the_gradient_of_one_batch(student):  # traps 1, 
     targets, mask = F.normalize(torch.randn(3, 1, R), dim=-1), torch.tensor([[True], [False], [True]])
     model = student(guidance_weight=0.5, class_weights=[1.0, 2.0, 3.0, 4.0]).eval()
     whole = a_batch(targets, mask)
-    step = StepTotals(torch.tensor([1, 1, 0, 1]), torch.tensor(2), torch.tensor(2))
+    step = StepTotals(torch.tensor([1, 1, 0, 1]), torch.tensor(2.0), torch.tensor(2))
     parts = [part(whole, slice(0, 1), step=step), part(whole, slice(1, 3), step=step)]
     output = model(whole)
     each = F.cross_entropy(output.logits, whole.label, reduction="none") * torch.tensor([1.0, 2.0, 4.0])
@@ -189,6 +190,97 @@ def test_steps_of_accumulated_batches_are_steps_of_larger_batches(student, data,
         assert one.keys() == other.keys()
         for name, gradient in one.items():
             torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_targets_count_by_their_weight(student):
+    targets, mask = F.normalize(torch.randn(3, 1, R), dim=-1), torch.tensor([[True], [False], [True]])
+    batch = a_batch(targets, mask)
+    batch.target_weight = torch.tensor([[3.0], [0.0], [1.0]])
+    model = student(guidance_weight=0.5).eval()
+    each = (model(batch).latents - targets).square().sum(-1)
+    _, logged = losses(model, batch)
+    torch.testing.assert_close(logged["train/guidance"], ((3 * each[0] + each[2]) / 4).squeeze().detach())
+
+
+def test_guidance_sees_negatives(student):
+    targets, mask = F.normalize(torch.randn(3, 1, R), dim=-1), torch.ones(3, 1, dtype=torch.bool)
+    batch = a_batch(targets, mask)
+    model = student(guidance=NCE).eval()
+    latents = model(batch).latents
+    without = losses(model, batch)[1]["train/guidance"]
+    batch.negatives, batch.negative_mask = torch.randn(3, 1, 2, R), torch.ones(3, 1, 2, dtype=torch.bool)
+    with_them = losses(model, batch)[1]["train/guidance"]
+    expected = info_nce(latents, targets, mask, negatives=batch.negatives, negative_mask=batch.negative_mask).mean()
+    torch.testing.assert_close(with_them, expected.detach())
+    assert with_them > without
+
+
+@pytest.mark.parametrize("guidance", [None, MSE])
+def test_negatives_that_no_guidance_takes_are_refused(guidance, student, data, tmp_path):
+    with pytest.raises(UserError, match="takes no negatives"):
+        fit(student(guidance=guidance), data(neighbour_negatives=2), tmp_path)
+
+
+def test_soft_labels_add_their_weighted_mean_over_the_pairs_that_have_some(student):  # trap 27
+    batch = a_batch()
+    batch.soft_label = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.0] * 4, [0.0, 0.5, 0.5, 0.0]])
+    batch.soft_mask = torch.tensor([True, False, True])
+    model = student(guidance=None, soft_label_weight=0.3, soft_label_temperature=2.0).eval()
+    logits = model(batch).logits
+    loss, logged = losses(model, batch)
+    each = soft_label_divergence(logits, batch.soft_label, 2.0)
+    torch.testing.assert_close(logged["train/soft_labels"], ((each[0] + each[2]) / 2).detach())
+    torch.testing.assert_close(loss, F.cross_entropy(logits, batch.label) + 0.3 * (each[0] + each[2]) / 2)
+
+
+def test_a_batch_without_any_soft_or_gold_label_is_finite(student):  # trap 25
+    batch = a_batch()
+    batch.soft_label, batch.soft_mask = torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool)
+    model = student(guidance=None).eval()
+    loss, logged = losses(model, batch)
+    assert logged["train/soft_labels"] == 0
+    torch.testing.assert_close(loss.detach(), logged["train/ce"])
+    batch.label = torch.full((3,), -1)
+    loss, _ = losses(model, batch)
+    assert loss == 0
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_accumulated_soft_labels_have_the_gradient_of_one_batch(student):  # traps 1 and 25
+    # Two accumulated batches of 1 and 2 pairs, of which 1 and 0 have soft labels.
+    whole = a_batch()
+    whole.soft_label = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.0] * 4, [0.0] * 4])
+    whole.soft_mask = torch.tensor([True, False, False])
+    model = student(guidance=None).eval()
+    step = StepTotals(torch.tensor([1, 1, 0, 1]), torch.tensor(0.0), torch.tensor(2), torch.tensor(1))
+    parts = [part(whole, slice(0, 1), step=step), part(whole, slice(1, 3), step=step)]
+    expected, _ = losses(model, whole)
+    loss = sum(losses(model, one)[0] for one in parts) / 2
+    torch.testing.assert_close(loss, expected)
+    wanted = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    for got, want in zip(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_soft_labels_of_weight_zero_change_nothing(student, data, tmp_path):
+    with_votes, without = student(soft_label_weight=0.0), student()
+    fit(with_votes, data(soft_labels="votes"), tmp_path)
+    fit(without, data(), tmp_path)
+    for (name, one), other in zip(with_votes.state_dict().items(), without.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_an_auxiliary_latent_is_learned_and_gone_at_inference(student, data, tmp_path):
+    model = student(fusion=False)
+    before = model.extractor.outer.weight.clone()
+    fit(model, data(), tmp_path)
+    assert not torch.equal(model.extractor.outer.weight, before)
+    assert model.head.in_features == 32
+    logits = model.eval()(a_batch()).logits
+    for parameter in model.extractor.parameters():
+        torch.nn.init.normal_(parameter)
+    assert torch.equal(model(a_batch()).logits, logits), "predictions do not depend on the extractor"
 
 
 def test_unguided_is_lambda_zero_to_the_bit(student, data, tmp_path):  # trap 28
@@ -300,6 +392,8 @@ def test_partial_of_an_extractor_is_kept_as_its_class_path(student):
         ({"guidance": None, "fusion": False}, "would do nothing"),
         ({"target_size": None}, "guidance needs targets"),
         ({"guidance_weight": -1.0}, "guidance_weight must be at least 0"),
+        ({"soft_label_weight": -1.0}, "soft_label_weight must be at least 0"),
+        ({"soft_label_temperature": 0.0}, "soft_label_temperature must be above 0"),
         ({"warmup": 1.0}, "warmup must be"),
         ({"class_weights": [1.0, 2.0]}, "class_weights: one"),
         ({"extractor": {"class_path": "lrkd.no.Such"}}, "cannot import"),
@@ -378,6 +472,8 @@ CASES = {  # argument: what to change it to, and what else that needs
     "guidance": ({"guidance": {"class_path": "lrkd.losses.CosineGuidance"}}, {}),
     "guidance_weight": ({"guidance_weight": 5.0}, {}),
     "guidance_weight_end": ({"guidance_weight_end": 5.0}, {}),
+    "soft_label_weight": ({"soft_label_weight": 3.0}, {}),
+    "soft_label_temperature": ({"soft_label_temperature": 2.0}, {}),
     "class_weights": ({"class_weights": "balanced"}, {}),
     "label_smoothing": ({"label_smoothing": 0.5}, {}),
     "dropout": ({"dropout": 0.9}, {}),
@@ -397,7 +493,7 @@ def test_no_argument_is_without_a_case():  # trap 29
 @pytest.mark.parametrize("argument", sorted(set(CASES) - {"label_set"}))
 def test_every_argument_changes_training(argument, student, data, tmp_path):  # trap 29
     change, base = CASES[argument]
-    pairs = data(targets=None) if "guidance" in base else data()
+    pairs = data(targets=None) if "guidance" in base else data(soft_labels="votes")
     before = weights_after_a_step(student(**base), pairs, tmp_path)
     after = weights_after_a_step(student(**(base | change)), pairs, tmp_path)
     assert before.shape != after.shape or not torch.equal(before, after)

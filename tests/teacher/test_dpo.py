@@ -8,14 +8,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lrkd.causal_lm import load_causal_lm
 from lrkd.data.pairs import read_pairs, write_table
 from lrkd.data.preferences import PreferenceDataModule
 from lrkd.data.types import LABEL_SETS, PREFERENCES_FILE, PREFERENCES_SCHEMA
 from lrkd.errors import UserError
+from lrkd.pretrained import load_tokenizer
 from lrkd.prompts import PromptBook
 from lrkd.teacher import TeacherDPO
 from lrkd.teacher.likelihood import completion_logps, token_logps
-from lrkd.teacher.policy import add_lora, export, frozen_reference, load_causal_lm, load_tokenizer
+from lrkd.teacher.policy import add_lora, export, frozen_reference
 
 LABELS = LABEL_SETS["esci"]
 BOOK = PromptBook.load("esci")

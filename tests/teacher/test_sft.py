@@ -8,6 +8,7 @@ import sys
 import lightning as L
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -16,9 +17,10 @@ from transformers import AutoModelForCausalLM
 from lrkd.data.completions import CompletionDataModule
 from lrkd.data.pairs import read_pairs
 from lrkd.data.rationales import read_rationales
-from lrkd.data.types import LABEL_SETS
+from lrkd.data.types import LABEL_SETS, RATIONALES_FILE
 from lrkd.errors import UserError
 from lrkd.prompts import PromptBook
+from lrkd.prompts.card import TeacherCard, how_to_ask
 from lrkd.teacher import TeacherSFT
 
 LABELS = LABEL_SETS["esci"]
@@ -124,6 +126,23 @@ def test_too_long_rationales_are_dropped_and_counted(tiny_root, tiny_teacher):  
     assert counts["too_long"] > 0
     with pytest.raises(UserError, match="no rationale to learn"):
         make_data(tiny_root, tiny_teacher, max_length=20).setup("fit")
+
+
+def test_which_prompts_rationales_were_written_from_is_told(tiny_root, tiny_teacher, tmp_path):
+    table = read_rationales(tiny_root)
+    gold = dict(zip(*(read_pairs(tiny_root)[name].to_pylist() for name in ("pair_id", "label")), strict=True))
+    right = [gold[row["pair_id"]] == row["verdict"] for row in table.to_pylist()]
+    versions = [BOOK.version] * 30 + ["older@1"] * 15 + [None] * 7
+    place = table.column_names.index("prompt_version")
+    pq.write_table(
+        table.set_column(place, "prompt_version", pa.array(versions, pa.string())), tmp_path / RATIONALES_FILE
+    )
+    data = make_data(tiny_root, tiny_teacher, rationales=str(tmp_path))
+    data.setup("fit")
+    own, older, unknown = (sum(right[start:end]) for start, end in ((0, 30), (30, 45), (45, 52)))
+    assert data.describe()["written_from"] == {BOOK.version: own, "older@1": older, "unknown": unknown}
+    told = f"{BOOK.version} ({own}, as learned), older@1 ({older}), unknown ({unknown})"
+    assert data.summary()[-1] == f"they were written from the prompts {told}"
 
 
 def test_only_the_asked_perspectives_and_right_verdicts(tiny_root, tiny_teacher):
@@ -355,6 +374,9 @@ def test_exported_merged_and_as_adapters_say_the_same(run, tiny_teacher, tmp_pat
         subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / f"{kind}.pt")], check=True)
         torch.testing.assert_close(torch.load(tmp_path / f"{kind}.pt"), expected, atol=1e-4, rtol=1e-4)
         assert PromptBook.load(str(folder / "prompts.yaml")) == BOOK
+        assert how_to_ask(str(folder), None, None, None) == (BOOK, *trained.hparams["text"].values())
+        card = TeacherCard.read(folder)
+        assert (card.method, card.run, card.prompt_version) == ("teacher_sft", str(run), BOOK.version)
     assert (tmp_path / "adapters" / "adapter_model.safetensors").stat().st_size < 200_000
     assert not (tmp_path / "adapters" / "model.safetensors").exists()
 
@@ -378,7 +400,7 @@ def test_mistakes_are_named(tiny_root, tiny_teacher, tmp_path):
         make_model(tiny_teacher, warmup=1.0)
     with pytest.raises(UserError, match="token_budget"):
         make_model(tiny_teacher, token_budget=0)
-    with pytest.raises(UserError, match="no tokenizer"):
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
         make_model(str(tmp_path))
     with pytest.raises(UserError, match="samples"):
         make_data(tiny_root, tiny_teacher, samples=3)

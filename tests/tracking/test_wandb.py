@@ -197,7 +197,9 @@ def test_examples_are_the_same_pairs_whatever_the_order(tiny_root, monkeypatch):
     table = pq.read_table(tiny_root / "pairs.parquet").select(["pair_id", "query", "label"])
     for label in labels:
         table = table.append_column(f"p/{label}", pa.array([0.25] * table.num_rows))
-    first, second = (examples(t, str(tiny_root), labels).data for t in (table, table.take(list(range(23, -1, -1)))))
+    files = [tiny_root / "rationales.parquet"]
+    rows = [list(range(24)), list(range(23, -1, -1))]
+    first, second = (examples(table.take(order), str(tiny_root), files, labels).data for order in rows)
     assert first == second
     assert len(first) == 8
 

@@ -9,15 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lrkd.data.pair_targets import Targets
 from lrkd.data.pairs import file_fingerprint, read_pairs
-from lrkd.data.rationales import read_rationales
+from lrkd.data.rationales import merge_rationales
 from lrkd.data.split_rows import training_mask
-from lrkd.data.targets import Targets, normalise
-from lrkd.data.types import SPLITS
+from lrkd.data.targets import normalise
+from lrkd.data.triples import Split
 from lrkd.errors import UserError
 from lrkd.evaluate.explain.index import RATIONALES_COLUMNS, ExplanationIndex
 from lrkd.evaluate.trained import TrainedStudent
 
+HELD_APART: tuple[Split, ...] = ("train", "val", "test")
 PIECE_ROWS = 8192
 
 
@@ -40,7 +42,7 @@ def build_index(student: TrainedStudent, *, consistent: bool = False) -> BuiltIn
     """The rationales that a student learned from, where its latents were drawn to.
 
     Only rationales of training pairs are in it (trap 36): of the run's fold, and of no query that also validates or
-    tests. Each is placed as training placed the targets: less the same centre, then at unit length. So with
+    tests. Each is placed as training placed the targets: less the same centre, whitened alike, at unit length. So with
     ``centring: query`` a rationale stands for what sets it off from its own query's others, as does the latent of a
     pair whose query is new: nothing need be known of that query.
 
@@ -64,7 +66,8 @@ def build_index(student: TrainedStudent, *, consistent: bool = False) -> BuiltIn
     place, rows, vectors = place[there], rows[there], vectors[there]
     if not len(place):
         raise UserError(f"{data.targets}: none of its rationales can be in the index ({left_out})")
-    texts = read_rationales(data.root).take(pa.array(place))  # in the store's order: their digest is the store's
+    texts, _ = merge_rationales(data.rationale_files)  # in the store's order, as setup has checked where they are
+    texts = texts.take(pa.array(place))
     pairs = read_pairs(data.root, columns=["query", "title", "label"]).take(pa.array(rows))
     columns = {**{n: texts[n] for n in texts.column_names}, **{n: pairs[n] for n in pairs.column_names}}
     table = pa.table([columns[name] for name in RATIONALES_COLUMNS.names], schema=RATIONALES_COLUMNS).combine_chunks()
@@ -87,29 +90,24 @@ def _training_rationales(
     student: TrainedStudent, targets: Targets, *, consistent: bool
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Places in the store and rows of their pairs (M,) of what is in the index, by perspective; and what is not."""
-    data, store = student.data, targets.store.index
+    data, joined = student.data, targets.rationales
     fits = np.zeros(data.pairs.num_rows, bool)
     fits[targets.fit_rows] = True
-    alone = training_mask({split: data.rows(split) for split in SPLITS}, targets.query)  # type: ignore[misc]
-    row = pc.index_in(store["pair_id"], value_set=data.pairs["pair_id"].combine_chunks()).fill_null(-1).to_numpy()
-    slot = pc.index_in(store["perspective"], value_set=pa.array(targets.perspectives, pa.string())).fill_null(-1)
-    known, slot = row >= 0, slot.to_numpy()
-    gold = data.pairs["label"].take(pa.array(np.where(known, row, 0)))
-    right = pc.fill_null(pc.equal(gold, store["verdict"]), False).to_numpy()
+    alone = training_mask({split: data.rows(split) for split in HELD_APART}, targets.query)
     checks = {
-        "pair unknown": known,
-        "perspective not in use": slot >= 0,
-        "pair does not train": fits[row],
-        "query also validates or tests": alone[row],
-        "verdict is not gold": right if consistent else np.ones(len(row), bool),
+        "pair does not train": fits[joined.pair],
+        "query also validates or tests": alone[joined.pair],
+        "verdict is not gold": joined.right if consistent else np.ones(len(joined.pair), bool),
     }
-    kept, left_out = np.ones(len(row), bool), {}
+    kept = np.ones(len(joined.pair), bool)
+    left_out = {"pair unknown": joined.unknown}
+    left_out["perspective not in use"] = targets.store.index.num_rows - joined.unknown - len(kept)
     for reason, passed in checks.items():
         left_out[reason] = int((kept & ~passed).sum())
         kept &= passed
-    place = np.flatnonzero(kept)
-    place = place[np.argsort(slot[place], kind="stable")]
-    return place, row[place].astype(np.int64), left_out
+    chosen = np.flatnonzero(kept)
+    chosen = chosen[np.argsort(joined.perspective[chosen], kind="stable")]
+    return joined.vector[chosen], joined.pair[chosen], left_out
 
 
 def _placed(targets: Targets, place: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +135,8 @@ def _about(student: TrainedStudent, *, consistent: bool) -> dict[str, Any]:
         "checkpoint": file_fingerprint(record.checkpoint),
         "label_set": record.label_set.to_dict(),
         "consistent": consistent,
+        "target_mode": data.target_mode,
         "centring": data.centring,
+        "whitening": data.whitening,
         "trained_on": student.trained_on,
     }

@@ -33,6 +33,7 @@ def explain(
     save_index: Path | None = None,
     root: Path | None = None,
     targets: Path | None = None,
+    rationales: Path | list[Path] | None = None,
     on_error: OnError = "raise",
     batch_size: int = 64,
     precision: Precision = "float32",
@@ -62,6 +63,7 @@ def explain(
         save_index: A folder to save the index of rationales in, for a server to use.
         root: The data root, if it is not where it was when the run was trained.
         targets: The same for the target store.
+        rationales: The same for the folders or files of rationales, where they were not the data root's.
         on_error: At a broken row of pairs, raise stops and names it; skip sets them aside in a file beside out.
         batch_size: Pairs a forward pass.
         precision: In which the student computes.
@@ -81,7 +83,7 @@ def explain(
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 200  # a pipe or a file has no edge to wrap at
-    student = TrainedStudent.open(run, root=root, targets=targets, device=device)
+    student = TrainedStudent.open(run, root=root, targets=targets, rationales=rationales, device=device)
     built = build_index(student, consistent=consistent)
     _say_what_is_read(console, student, built)
     if save_index is not None:

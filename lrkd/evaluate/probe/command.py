@@ -32,6 +32,7 @@ def probe(
     seed: int = 0,
     out: Path | None = None,
     root: Path | None = None,
+    rationales: Path | list[Path] | None = None,
     batch_size: int = 64,
     precision: Precision = "float32",
     device: str | None = None,
@@ -53,6 +54,7 @@ def probe(
         seed: Of the folds and of the shuffled labels.
         out: The folder that takes the report; by default probe/ in the run's.
         root: The data root, if it is not where it was when the run was trained.
+        rationales: The same for the folders or files of rationales, where they were not the data root's.
         batch_size: Pairs a forward pass.
         precision: In which the student computes.
         device: Where to compute: cpu, cuda, cuda:1, ...; by default what is there.
@@ -71,7 +73,8 @@ def probe(
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 200  # a pipe or a file has no edge to wrap at
-    students = [TrainedStudent.open(path, root=root, device=device) for path in (run, against) if path is not None]
+    moved: dict[str, Any] = {"root": root, "rationales": rationales, "device": device}
+    students = [TrainedStudent.open(path, **moved) for path in (run, against) if path is not None]
     for student in students:
         student.data.setup("predict")
     rows = [_held_out(student, split) for student in students]
@@ -136,14 +139,16 @@ def _tasks(student: TrainedStudent, rows: np.ndarray, folds: int) -> tuple[list[
     import pyarrow as pa
 
     from lrkd.data.pairs import read_pairs
-    from lrkd.data.rationales import rationales_path, read_rationales
+    from lrkd.data.rationales import merge_rationales
     from lrkd.data.split_rows import group_queries
     from lrkd.evaluate.probe.tasks import find_tasks
 
-    root, labels = student.data.root, student.record.label_set
-    pairs = read_pairs(root, columns=["pair_id", "query", "label", "brand", "category"]).take(pa.array(rows))
+    data, labels = student.data, student.record.label_set
+    pairs = read_pairs(data.root, columns=["pair_id", "query", "label", "brand", "category"]).take(pa.array(rows))
     query = group_queries(pairs["query"])
-    rationales = read_rationales(root, labels=labels) if rationales_path(root).is_file() else None
+    rationales = None
+    if data.rationales is not None or data.rationale_files[0].is_file():
+        rationales, _ = merge_rationales(data.rationale_files, labels=labels)
     # Twice as many queries as folds, so that every fold and every inner fold has some of each class.
     found = find_tasks(pairs, query, rationales, labels.labels, least_queries=2 * folds)
     return found.tasks, query, found.left_out

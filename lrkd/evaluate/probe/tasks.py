@@ -88,7 +88,7 @@ def _verdict_tasks(
 ) -> list[tuple[str, str, Sequence[str | None]]]:
     """A task for each perspective's verdict, and one for whether the verdicts on a pair differ."""
     if rationales is None:
-        found.left_out.append("verdicts and conflict: the data root has no rationales")
+        found.left_out.append("verdicts and conflict: there are no rationales")
         return []
     ids = pairs["pair_id"].to_pylist()
     rationales = rationales.filter(pc.is_in(rationales["pair_id"], value_set=pairs["pair_id"].combine_chunks()))

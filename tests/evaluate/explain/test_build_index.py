@@ -15,7 +15,7 @@ from lrkd.data.pairs import read_pairs, write_table
 from lrkd.data.rationales import read_rationales
 from lrkd.data.targets import FINGERPRINT, VECTORS, normalise
 from lrkd.data.triples import TripleDataModule
-from lrkd.data.types import PAIRS_SCHEMA, LabelSet
+from lrkd.data.types import PAIRS_SCHEMA, RATIONALES_FILE, LabelSet
 from lrkd.errors import UserError
 from lrkd.evaluate.explain.build import build_index
 from lrkd.evaluate.trained import TrainedStudent
@@ -90,16 +90,19 @@ def test_a_query_that_trains_and_tests_is_left_out(with_data, small_catalogue, t
     assert built.left_out["query also validates or tests"] == 9
 
 
-@pytest.mark.parametrize("centring", ["none", "global", "query"])
-def test_vectors_stand_where_training_put_the_targets(centring, with_data):
+@pytest.mark.parametrize(
+    ("centring", "whitening"), [("none", 0.0), ("global", 0.0), ("query", 0.0), ("global", 1.0), ("query", 0.5)]
+)
+def test_vectors_stand_where_training_put_the_targets(centring, whitening, with_data):
     """A target of one latent a perspective that is made of a single rationale is that rationale's vector."""
-    student = with_data(centring=centring, target_mode="per_perspective")
+    student = with_data(centring=centring, whitening=whitening, target_mode="per_perspective")
     built = build_index(student)
     assert built.index.latents == 3
     assert built.index.perspectives == {"business_rule": 0, "structured_analysis": 1, "user_intent": 2}
     targets, mask = student.data.training_targets.batch(built.rows)
     slot = np.array([built.index.perspectives[name] for name in built.index.rationales["perspective"].to_pylist()])
     assert mask[np.arange(len(slot)), slot].all()
+    assert built.index.about["whitening"] == whitening
     np.testing.assert_allclose(built.index.vectors, targets[np.arange(len(slot)), slot], atol=1e-6)
 
 
@@ -117,6 +120,36 @@ def test_a_unified_latent_s_rationales_are_less_the_mean_of_the_pairs_targets(wi
     found = built.index.rationales.to_pylist()
     expected = normalise(np.stack([key[row["pair_id"], row["perspective"]] for row in found]) - mean)
     np.testing.assert_allclose(built.index.vectors, expected, atol=1e-5)
+
+
+def test_a_unified_latent_s_rationales_are_whitened_as_the_pairs_targets_were(with_data):
+    student = with_data(whitening=1.0)
+    built = build_index(student)
+    matrix = student.data.training_targets.whitening[0]
+    plain = build_index(with_data()).index.vectors
+    np.testing.assert_allclose(built.index.vectors, normalise(plain @ matrix), atol=1e-5)
+    assert np.abs(built.index.vectors - plain).max() > 0.05
+
+
+def test_only_the_perspectives_that_the_student_learned_from_are_in_it(with_data):
+    built = build_index(with_data(perspectives=["user_intent", "business_rule"], target_mode="per_perspective"))
+    assert built.index.perspectives == {"business_rule": 0, "user_intent": 1}
+    assert built.left_out["perspective not in use"] == 30 * 3
+
+
+def test_shuffled_targets_leave_the_rationales_with_their_own_pairs(with_data):
+    plain, shuffled = (build_index(with_data(shuffled=shuffled)).index for shuffled in (False, True))
+    assert shuffled.rationales.equals(plain.rationales)
+    np.testing.assert_array_equal(shuffled.vectors, plain.vectors)
+
+
+def test_rationales_beside_the_data_root_are_read_and_may_have_moved(small_run, small_catalogue, tmp_path):
+    root = Path(shutil.copytree(small_catalogue.root, tmp_path / "root"))
+    (root / RATIONALES_FILE).rename(tmp_path / "teacher.parquet")
+    with pytest.raises(UserError, match=r"rationales.parquet: no such file"):
+        build_index(TrainedStudent.open(small_run, root=root, device="cpu"))
+    student = TrainedStudent.open(small_run, root=root, rationales=tmp_path / "teacher.parquet", device="cpu")
+    assert len(build_index(student).rows) == 80
 
 
 def test_every_vector_has_its_own_text_pair_and_gold_label(with_data, small_catalogue):

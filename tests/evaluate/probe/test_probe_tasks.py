@@ -40,7 +40,7 @@ def test_queries_are_held_against_the_items_fields():
     assert said(tasks["brand match"]) == {"a": "yes", "b": "no"}, "c's brand is not known"
     assert said(tasks["category match"]) == {"a": "yes", "b": "no"}
     assert said(tasks["gold label"]) == {"a": "Exact", "b": "Substitute"}
-    assert left_out == ["verdicts and conflict: the data root has no rationales"]
+    assert left_out == ["verdicts and conflict: there are no rationales"]
 
 
 def test_verdicts_are_the_first_samples_and_conflict_is_among_all():

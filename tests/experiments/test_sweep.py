@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lrkd import sweep as module
 from lrkd.__main__ import main
 from lrkd.cli import PlannedFit
 from lrkd.errors import UserError
+from lrkd.experiments.sweep import fit_options, grid, plan, sweep
 from lrkd.runs import read_run
-from lrkd.sweep import fit_options, grid, plan, sweep
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
 
 
@@ -55,17 +54,8 @@ def test_the_last_parameter_varies_fastest():
 
 
 @pytest.fixture
-def file(tiny_encoder, tiny_root, tiny_targets, tmp_path, monkeypatch):
-    """Two values of lambda, one seed; fits run in this process, which saves the imports."""
-
-    def in_process(*args):
-        try:
-            main(list(args))
-        except (SystemExit, RuntimeError):
-            return False
-        return True
-
-    monkeypatch.setattr(module, "lrkd", in_process)
+def file(tiny_encoder, tiny_root, tiny_targets, tmp_path):
+    """Two values of lambda, one seed."""
     options = {
         "config": CONFIGS / "student" / "lrkd_mlp.yaml", "model.init_args.encoder": tiny_encoder,
         "data.init_args.root": tiny_root, "data.init_args.targets": tiny_targets,
@@ -92,11 +82,12 @@ def edit(file, change):
     file.write_text(yaml.safe_dump(content))
 
 
-def test_a_grid_runs_here_once_and_ends_with_a_comparison(file, tmp_path, capsys):
+def test_a_grid_runs_here_once_and_ends_with_a_comparison(file, tmp_path, capsys, in_process):
     sweep(file=file)
     shown = capsys.readouterr().out
-    assert "2 fits, 0 of them finished" in shown
-    runs = {folder.name: read_run(folder) for folder in (tmp_path / "runs").iterdir()}
+    assert "2 runs, 0 of them finished" in shown
+    assert [command[0] for command in in_process] == ["fit", "validate"] * 2
+    runs = {folder.name: read_run(folder) for folder in (tmp_path / "runs").glob("mlp*")}
     assert set(runs) == {"mlp,lambda=0.0-seed4", "mlp,lambda=0.3-seed4"}
     assert {run.method for run in runs.values()} == {"mlp,lambda=0.0", "mlp,lambda=0.3"}
     assert not (tmp_path / "wandb").exists()
@@ -107,7 +98,7 @@ def test_a_grid_runs_here_once_and_ends_with_a_comparison(file, tmp_path, capsys
     times = {folder: (folder / "run.json").stat().st_mtime_ns for folder in (tmp_path / "runs").glob("mlp*")}
     edit(file, lambda content: content["parameters"]["model.init_args.guidance_weight"]["values"].append(0.5))
     sweep(file=file)
-    assert "3 fits, 2 of them finished" in capsys.readouterr().out
+    assert "3 runs, 2 of them finished" in capsys.readouterr().out
     assert all((folder / "run.json").stat().st_mtime_ns == time for folder, time in times.items()), "not run again"
 
     edit(file, lambda content: content["command"].insert(-1, "--trainer.gradient_clip_val=1.0"))
@@ -115,7 +106,7 @@ def test_a_grid_runs_here_once_and_ends_with_a_comparison(file, tmp_path, capsys
         sweep(file=file)
 
 
-def test_an_interrupted_point_is_resumed_and_a_failed_one_is_named(file, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_point_is_resumed_and_a_failed_one_is_named(file, tmp_path, capsys, monkeypatch, in_process):
     from lrkd.student import StudentLRKD
 
     def killed(model):
@@ -123,10 +114,11 @@ def test_an_interrupted_point_is_resumed_and_a_failed_one_is_named(file, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(StudentLRKD, "on_train_end", killed)
-        with pytest.raises(UserError, match="2 of 2 fits failed") as failure:
+        with pytest.raises(UserError, match="2 of 2 runs failed") as failure:
             sweep(file=file)
-    assert str(failure.value).count("guidance_weight=0.3") == 1
-    folders = set((tmp_path / "runs").iterdir())
+    assert str(failure.value).count("RuntimeError: killed") == 2, "the ends of the logs"
+    folders = set((tmp_path / "runs").glob("mlp*"))
+    assert len(folders) == 2
     assert not any((folder / "run.json").exists() for folder in folders)
     sweep(file=file)
     assert "All 2 are finished" in capsys.readouterr().out
