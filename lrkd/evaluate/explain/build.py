@@ -61,7 +61,7 @@ def build_index(student: TrainedStudent, *, consistent: bool = False) -> BuiltIn
     targets = data.training_targets
     assert targets is not None
     place, rows, left_out = _training_rationales(student, targets, consistent=consistent or data.consistent)
-    vectors, there = _placed(targets, place, rows)
+    vectors, there = placed_rationales(targets, place, rows)
     left_out["vector is its own mean"] = int((~there).sum())
     place, rows, vectors = place[there], rows[there], vectors[there]
     if not len(place):
@@ -110,8 +110,17 @@ def _training_rationales(
     return joined.vector[chosen], joined.pair[chosen], left_out
 
 
-def _placed(targets: Targets, place: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rationales' vectors (M, R) where the latents are to meet them, and whether each is one (M,)."""
+def placed_rationales(targets: Targets, place: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rationales' vectors where the latents are to meet them.
+
+    Args:
+        targets: What training drew the latents to.
+        place: (M,) int64: the rationales' places in the store.
+        rows: (M,) int64: the rows of their pairs.
+
+    Returns:
+        (M, R) float32, and whether each is one (M,) bool: the zero vector points nowhere.
+    """
     number = {name: n for n, name in enumerate(targets.perspectives)}
     vectors = np.zeros((len(place), targets.store.width), np.float32)
     there = np.zeros(len(place), bool)

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
+from lrkd.data.pair_targets import Targets
 from lrkd.data.pairs import read_pairs
 from lrkd.data.targets import normalise
 from lrkd.errors import UserError
-from lrkd.evaluate.explain.build import BuiltIndex
+from lrkd.evaluate.explain.build import BuiltIndex, placed_rationales
 from lrkd.evaluate.explain.explanations import explanation_table, write_explanations
 from lrkd.evaluate.explain.index import Nearest
 from lrkd.evaluate.explain.quality import Explained, measure, share_by_query
@@ -48,7 +49,8 @@ def measure_split(
     Raises:
         UserError: The split has no labelled pair.
     """
-    data, labels = student.data, student.record.label_set.labels
+    data, targets, labels = student.data, student.data.training_targets, student.record.label_set.labels
+    assert targets is not None
     rows = data.rows(split)
     rows = rows[pc.is_valid(data.pairs["label"].take(pa.array(rows))).to_numpy()]
     if not len(rows):
@@ -59,13 +61,14 @@ def measure_split(
     assert made.latents is not None
     nearest = built.index.search(made.latents, neighbours)
     gold = pc.index_in(given["label"], value_set=pa.array(labels)).to_numpy()
-    _, query = np.unique(_query_groups(student)[rows], return_inverse=True)
+    _, query = np.unique(targets.query[rows], return_inverse=True)
     explained = Explained(
         student=made.probabilities.argmax(1),
         gold=gold,
         query=query,
         by_latent=nearest.place[..., 0],
         by_state=_nearest_by_state(student, built, made, **how).place[..., 0],
+        by_own=nearest_by_own(targets, built, rows),
         topics=_topics(given, pairs.take(pa.array(built.rows))),
     )
     report = {
@@ -84,12 +87,6 @@ def measure_split(
     console.print(f"Wrote {files[0]} and {files[1].name}")
 
 
-def _query_groups(student: TrainedStudent) -> np.ndarray:
-    targets = student.data.training_targets
-    assert targets is not None
-    return targets.query
-
-
 def _nearest_by_state(student: TrainedStudent, built: BuiltIndex, made: Features, **how: Any) -> Nearest:
     """For every perspective the rationale of the training pair whose state is nearest to a pair's.
 
@@ -105,6 +102,30 @@ def _nearest_by_state(student: TrainedStudent, built: BuiltIndex, made: Features
         latents=1,
     )
     return index.search((made.state - mean)[:, None])
+
+
+def nearest_by_own(targets: Targets, built: BuiltIndex, rows: np.ndarray) -> np.ndarray:
+    """For every perspective the nearest rationale in the index to what the teacher wrote of some pairs.
+
+    Args:
+        targets: What training drew the latents to.
+        built: The index.
+        rows: (N,) int64: the pairs' rows in ``pairs.parquet``.
+
+    Returns:
+        (N, K) int64 places in the index, by the first sample of each perspective; -1 where there is none.
+    """
+    names, joined = list(built.index.perspectives), targets.rationales
+    number = np.array([names.index(name) if name in names else -1 for name in targets.perspectives])
+    pair_of = np.full(len(targets.query), -1)
+    pair_of[rows] = np.arange(len(rows))
+    asked = np.flatnonzero((pair_of[joined.pair] >= 0) & (number[joined.perspective] >= 0))[::-1]  # the first is last
+    vectors, there = placed_rationales(targets, joined.vector[asked], joined.pair[asked])
+    own = np.zeros((len(rows), len(names), targets.store.width), np.float32)
+    cell = pair_of[joined.pair[asked]], number[joined.perspective[asked]]
+    own[cell] = vectors * there[:, None]
+    index = replace(built.index, perspectives={name: n for n, name in enumerate(names)}, latents=len(names))
+    return np.where(own.any(-1), index.search(own).place[..., 0], -1)
 
 
 def _topics(pairs: pa.Table, of_rationales: pa.Table) -> dict[str, Topics]:

@@ -13,8 +13,11 @@ import pyarrow.compute as pc
 from lrkd.evaluate.explain.index import ExplanationIndex
 from lrkd.evaluate.explain.topics import Topics
 
-LATENT, STATE, DIFFERENCE, RANDOM, FREQUENT = "latent", "[CLS]", "latent − [CLS]", "random", "most frequent"
-"""The ways to come by a rationale, and the difference between the first two."""
+LATENT, STATE, OWN, RANDOM, FREQUENT = "latent", "[CLS]", "own rationale", "random", "most frequent"
+"""The ways to come by a rationale."""
+
+DIFFERENCES = {f"{LATENT} − {STATE}": (LATENT, STATE), f"{LATENT} − {OWN}": (LATENT, OWN)}
+"""Pair by pair."""
 
 STUDENT, GOLD = "agrees_with_student", "agrees_with_gold"
 
@@ -40,6 +43,7 @@ class Explained:
         query: (N,) the query group.
         by_latent: (N, K) places in the index: the nearest rationale to the latent, of each perspective.
         by_state: (N, K) the same by the encoder's state.
+        by_own: (N, K) the same by what the teacher wrote of the pair; -1 where it wrote nothing.
         topics: By name: what makes two pairs alike in topic.
     """
 
@@ -48,13 +52,15 @@ class Explained:
     query: np.ndarray
     by_latent: np.ndarray
     by_state: np.ndarray
+    by_own: np.ndarray
     topics: dict[str, Topics]
 
 
 def measure(explained: Explained, index: ExplanationIndex, labels: Sequence[str]) -> list[dict[str, Any]]:
     """How often a rationale's verdict is the student's label and the gold label, and its topic the pair's.
 
-    Beside the rationales that were found stand one drawn at random from the same perspective, whose expected shares are
+    Beside the rationales that were found stand those nearest to the teacher's own rationale of the pair (a perfect
+    latent of one rationale would find these), one drawn at random from the same perspective, whose expected shares are
     exact, and the perspective's most frequent verdict (trap 34).
 
     Args:
@@ -73,11 +79,17 @@ def measure(explained: Explained, index: ExplanationIndex, labels: Sequence[str]
     common, topics = frequency.argmax(1), explained.topics
     classes = {STUDENT: explained.student, GOLD: explained.gold}
     values = {  # by way and measure: (N, K)
-        by: {name: (verdict[place] == label[:, None]).astype(float) for name, label in classes.items()}
-        | {name: topic.alike(place) for name, topic in topics.items()}
-        for by, place in ((LATENT, explained.by_latent), (STATE, explained.by_state))
+        by: {
+            name: np.where(place < 0, np.nan, alike)
+            for name, alike in (
+                *((name, verdict[place] == label[:, None]) for name, label in classes.items()),
+                *((name, topic.alike(place)) for name, topic in topics.items()),
+            )
+        }
+        for by, place in ((LATENT, explained.by_latent), (STATE, explained.by_state), (OWN, explained.by_own))
     }
-    values[DIFFERENCE] = {name: values[LATENT][name] - values[STATE][name] for name in values[LATENT]}
+    for difference, (one, other) in DIFFERENCES.items():
+        values[difference] = {name: values[one][name] - values[other][name] for name in values[one]}
     values[RANDOM] = {name: frequency[:, label].T for name, label in classes.items()}
     values[RANDOM] |= {name: topic.expected(parts) for name, topic in topics.items()}
     values[FREQUENT] = {name: (common == label[:, None]).astype(float) for name, label in classes.items()}

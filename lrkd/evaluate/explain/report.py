@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lrkd.evaluate.explain.quality import ALL, DIFFERENCE, Share
+from lrkd.evaluate.explain.quality import ALL, DIFFERENCES, OWN, STUDENT, Share
 
 
 def show_quality(console: Console, report: dict[str, Any], state: str) -> None:
@@ -28,13 +28,15 @@ def show_quality(console: Console, report: dict[str, Any], state: str) -> None:
         table.add_column(name.replace("_", " "), justify="right")
     for row in report["rows"]:
         by = row["by"].replace("[CLS]", state)
-        cells = [_cell(row[name], signed=row["by"] == DIFFERENCE) for name in measures]
+        cells = [_cell(row[name], signed=row["by"] in DIFFERENCES) for name in measures]
         table.add_row(by, row["perspective"].replace("_", " "), *cells, end_section=row["perspective"] == ALL)
     console.print(table)
-    own = _cell(report["student_agrees_with_gold"])
+    judged = next(row[STUDENT] for row in report["rows"] if (row["by"], row["perspective"]) == (OWN, ALL))
     console.print(
-        "Share of pairs ± standard error by query. random: expected of one drawn from the perspective's; most "
-        f"frequent: its most frequent verdict. The student's own label is gold on {own}.",
+        f"Share of pairs ± standard error by query. {OWN}: by what the teacher wrote of the pair, on the "
+        f"{judged.pairs if judged else 0:,} of which it wrote; random: expected of one drawn from the perspective's; "
+        "most frequent: its most frequent verdict. The student's own label is gold on "
+        f"{_cell(report['student_agrees_with_gold'])}.",
         style="dim",
     )
 

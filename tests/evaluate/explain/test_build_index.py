@@ -18,6 +18,7 @@ from lrkd.data.triples import TripleDataModule
 from lrkd.data.types import PAIRS_SCHEMA, RATIONALES_FILE, LabelSet
 from lrkd.errors import UserError
 from lrkd.evaluate.explain.build import build_index
+from lrkd.evaluate.explain.measured import nearest_by_own
 from lrkd.evaluate.trained import TrainedStudent
 from lrkd.student import StudentLRKD
 
@@ -141,6 +142,25 @@ def test_shuffled_targets_leave_the_rationales_with_their_own_pairs(with_data):
     plain, shuffled = (build_index(with_data(shuffled=shuffled)).index for shuffled in (False, True))
     assert shuffled.rationales.equals(plain.rationales)
     np.testing.assert_array_equal(shuffled.vectors, plain.vectors)
+
+
+@pytest.mark.parametrize("target_mode", ["unified", "per_perspective"])
+def test_what_the_teacher_wrote_of_a_pair_finds_itself_if_it_is_there(target_mode, with_data):
+    student = with_data(target_mode=target_mode, whitening=1.0)
+    built = build_index(student)
+    targets, pair_ids = student.data.training_targets, student.data.pairs["pair_id"].to_pylist()
+    rows = np.flatnonzero(targets.present.any(1))[::-1]
+    found = nearest_by_own(targets, built, rows)
+    index = built.index.rationales.to_pylist()
+    itself = {(row["pair_id"], row["perspective"]) for row in index}
+    for row, places in zip(rows, found, strict=True):
+        for perspective, place in zip(built.index.perspectives, places, strict=True):
+            assert index[place]["perspective"] == perspective
+            if (pair_ids[row], perspective) in itself:
+                assert index[place]["pair_id"] == pair_ids[row]
+            else:
+                assert number_of(index[place]["pair_id"]) < 10
+    assert (nearest_by_own(targets, built, np.flatnonzero(~targets.present.any(1))) == -1).all()
 
 
 def test_rationales_beside_the_data_root_are_read_and_may_have_moved(small_run, small_catalogue, tmp_path):

@@ -57,6 +57,7 @@ def test_a_split_s_measures_are_those_of_its_table(measured):
     # Test labels are balanced, so that any distribution of verdicts agrees with a quarter of them.
     assert found["random", "all"]["agrees_with_gold"]["mean"] == pytest.approx(0.25)
     assert found["most frequent", "all"]["agrees_with_gold"]["mean"] == pytest.approx(0.25)
+    assert found["own rationale", "all"]["agrees_with_gold"]["pairs"] == 45, "of one item a query nothing was written"
     assert 0 < found["random", "all"]["same_category"]["mean"] < 1
     assert report["index"]["rationales"] == 80
     assert report["index"]["centring"] == "global"

@@ -35,6 +35,7 @@ def rows():
         query=np.array([0, 0, 1, 1]),
         by_latent=np.array([[0, 3], [2, 3], [1, 4], [0, 3]]),  # E S, S S, E E, E S
         by_state=np.array([[2, 4]] * 4),  # S E
+        by_own=np.array([[2, -1], [1, -1], [-1, 3], [-1, -1]]),  # S, E, S and none
         topics={"same_topic": Topics(*([frozenset(keys) for keys in some] for some in (pairs, KEYS)))},
     )
     return {(row["by"], row["perspective"]): row for row in measure(explained, index, LABELS)}
@@ -45,7 +46,9 @@ def means(rows, by, name):
 
 
 def test_there_is_a_row_a_way_and_perspective(rows):
-    ways = ("latent", "[CLS]", "latent − [CLS]", "random", "most frequent")
+    ways = (
+        "latent", "[CLS]", "own rationale", "latent − [CLS]", "latent − own rationale", "random", "most frequent",
+    )  # fmt: skip
     assert list(rows) == [(by, perspective) for by in ways for perspective in ("a", "b", "all")]
 
 
@@ -57,6 +60,15 @@ def test_agreement_of_what_was_found(rows):
     assert means(rows, "[CLS]", "agrees_with_student") == [0.5, 0.5, 0.5]
     assert means(rows, "latent − [CLS]", "agrees_with_student") == [0.25, 0.25, 0.25]
     assert means(rows, "latent − [CLS]", "agrees_with_gold") == [-0.25, -0.25, -0.25]
+
+
+def test_by_the_own_rationale_only_pairs_that_have_one_count(rows):
+    # The student says E S E, the found S E S. Gold is E E S: a finds S and E, b finds S.
+    assert means(rows, "own rationale", "agrees_with_student") == [0, 0, 0]
+    assert means(rows, "own rationale", "agrees_with_gold") == pytest.approx([1 / 2, 1, 2 / 3])
+    assert [rows["own rationale", p]["agrees_with_gold"].pairs for p in ("a", "b", "all")] == [2, 1, 3]
+    # On the same pairs the latent agrees with gold on the first (a: E), not on the second (a: S) or third (b: E).
+    assert means(rows, "latent − own rationale", "agrees_with_gold") == pytest.approx([0, -1, -1 / 3])
 
 
 def test_random_is_the_expected_agreement_in_closed_form(rows):
