@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 NEGATIONS = ("without", "w/o", "no", "not", "non", "never", "except", "excluding")
-_NEGATED = re.compile(rf"(?<![\w/])(?:{'|'.join(NEGATIONS)})(?![\w/])|\w+n't\b", re.IGNORECASE)
+_NEGATED = re.compile(rf"(?<![\w/])(?:{'|'.join(NEGATIONS)})(?![\w/])|\w+n['’]t\b", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
 
 def negates(query: str) -> bool:
-    """Whether a query holds one of :data:`NEGATIONS` as a whole word, or ...n't.
+    """Whether a query holds one of :data:`NEGATIONS` as a whole word, or ...n't (with either apostrophe).
 
     >>> negates("mug w/o handle"), negates("nonstick pan")
     (True, False)
@@ -25,10 +25,17 @@ def names(query: str, phrase: str) -> bool:
     >>> names("Acme-Co. running shoe", "acme co"), names("acme shoe", "acme co")
     (True, False)
     """
-    inside, wanted = words(query), words(phrase)
-    return bool(wanted) and any(
-        inside[start : start + len(wanted)] == wanted for start in range(len(inside) - len(wanted) + 1)
-    )
+    return words(phrase) in word_runs(query)
+
+
+def word_runs(text: str) -> set[tuple[str, ...]]:
+    """All runs of one or more words that stand next to each other in a text.
+
+    >>> sorted(word_runs("Red shoes"))
+    [('red',), ('red', 'shoes'), ('shoes',)]
+    """
+    found = words(text)
+    return {found[start:end] for start in range(len(found)) for end in range(start + 1, len(found) + 1)}
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def explain(
         neighbours: Rationales a perspective.
         consistent: Use only rationales whose verdict is the gold label, where the student learned from others, too.
         out: With pairs (or query and title): a .parquet or .jsonl file to write. With split: the folder that takes
-            <split>_explanations.json and .parquet; the run's by default.
+            <split>_explanations.md, .json and .parquet; the run's by default.
         save_index: A folder to save the index of rationales in, for a server to use.
         root: The data root, if it is not where it was when the run was trained.
         targets: The same for the target store.

@@ -42,7 +42,7 @@ def measure_split(
         built: Its index.
         split: Which pairs.
         neighbours: Rationales a perspective in the table; only the nearest is measured.
-        folder: Takes ``<split>_explanations.json`` and ``<split>_explanations.parquet``.
+        folder: Takes ``<split>_explanations.md``, ``.json`` and ``.parquet``.
         console: Where the report is shown.
         **how: Batch size and precision, see :func:`~lrkd.evaluate.features.student_features`.
 
@@ -79,12 +79,12 @@ def measure_split(
         "rows": measure(explained, built.index, labels),
         "index": {"rationales": len(built.rows), "left_out": built.left_out, **built.index.about},
     }
-    show_quality(console, report, "[CLS]" if student.model.hparams["pooling"] == "cls" else "mean state")
-    files = [folder / f"{split}_explanations.{kind}" for kind in ("json", "parquet")]
-    write_quality(report, files[0])
+    state = "[CLS]" if student.model.hparams["pooling"] == "cls" else "mean state"
+    show_quality(console, report, state)
+    files = [*write_quality(report, state, folder), folder / f"{split}_explanations.parquet"]
     shown = given.select(["pair_id", "query", "title", "label"])
-    write_explanations(explanation_table(shown, made.probabilities, labels, built.index, nearest), files[1])
-    console.print(f"Wrote {files[0]} and {files[1].name}")
+    write_explanations(explanation_table(shown, made.probabilities, labels, built.index, nearest), files[-1])
+    console.print(f"Wrote {', '.join(map(str, files))}")
 
 
 def _nearest_by_state(student: TrainedStudent, built: BuiltIndex, made: Features, **how: Any) -> Nearest:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-Keys = frozenset[str]
+from lrkd.evaluate.query_traits import words
 
-_WORD = re.compile(r"\w+")
+Keys = frozenset[str]
 
 
 def query_words(query: str) -> Keys:
@@ -21,8 +20,7 @@ def query_words(query: str) -> Keys:
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    words: Keys = frozenset(_WORD.findall(query.casefold()))
-    return words.difference(ENGLISH_STOP_WORDS)
+    return frozenset(words(query)).difference(ENGLISH_STOP_WORDS)
 
 
 class Topics:

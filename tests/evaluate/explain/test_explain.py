@@ -70,7 +70,13 @@ def test_the_report_is_shown(small_run, capsys, tmp_path):
     assert "180 (pair does not train), 10 (verdict is not gold)" in shown
     assert "val: the nearest rationale of 20 pairs, 5 queries" in shown
     assert all(word in shown for word in ("latent − [CLS]", "random", "most frequent", "same category"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["val_explanations.json", "val_explanations.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"val_explanations.{kind}" for kind in ("json", "md", "parquet")
+    ]
+    lines = (tmp_path / "val_explanations.md").read_text().splitlines()
+    assert lines[0] in shown
+    assert lines[2].startswith("| rationale by | perspective | agrees with student | agrees with gold | same topic |")
+    assert sum(line.startswith("| own rationale |") for line in lines) == 4
 
 
 def write_csv(path, rows):
