@@ -2,11 +2,9 @@
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from lrkd.data.types import LABEL_SETS
 from lrkd.evaluate.probe.tasks import find_tasks
-from lrkd.evaluate.query_traits import names, names_category, negates
 
 LABELS = LABEL_SETS["esci"].labels
 TYPES = {"pair_id": pa.string(), "query": pa.string(), "label": pa.string(), "brand": pa.string()}
@@ -73,25 +71,3 @@ def test_classes_of_too_few_queries_are_left_out():
     tasks, left_out = tasks_of(pairs, query=[0, 1, 0, 2, 3, 3], least=2)  # Complement: two pairs of one query
     assert said(tasks["gold label"]) == {"a": "Exact", "b": "Exact", "c": "Irrelevant", "d": "Irrelevant"}
     assert "gold label: without the class of fewer than 2 queries: Complement (1)" in left_out
-
-
-@pytest.mark.parametrize(
-    ("query", "negated"),
-    [
-        ("coffee mug w/o handle", True), ("No sugar cola", True), ("doesn't fade shirt", True), ("non-slip mat", True),
-        ("nonslip mat", False), ("knot pillow", False), ("note book", False), ("sugar free cola", False),
-    ],
-)  # fmt: skip
-def test_negation_is_a_whole_word(query, negated):
-    assert negates(query) is negated
-
-
-def test_phrases_and_categories_in_queries():
-    assert names("nike air max", "Nike")
-    assert names("l'oréal shampoo", "L'Oréal")
-    assert not names("air nike max", "nike air")
-    assert not names("mug", "!?")
-    assert names_category("glass mugs", ["Kitchen", "Mug"])
-    assert not names_category("kitchen mug", ["Kitchen", "Plates"]), "the innermost category counts"
-    assert not names_category("case of tea", ["Bags of It"]), "short words say nothing"
-    assert not names_category("dres", ["Dress"])
