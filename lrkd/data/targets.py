@@ -43,6 +43,12 @@ class Fingerprint:
     rationales: str
     precision: str = "float32"
 
+    @property
+    def settings(self) -> str:
+        """How the vectors were made, beside the encoder's weights and the rationales: readable JSON."""
+        rest = {k: v for k, v in asdict(self).items() if k not in ("encoder", "weights", "rationales")}
+        return json.dumps(rest, sort_keys=True)
+
     def differences(self, other: Fingerprint) -> list[str]:
         """The fields in which two fingerprints differ, with both values.
 

@@ -227,7 +227,7 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
             unique = table["query"].combine_chunks().dictionary_encode()
             encoded = list(chain.from_iterable(_encode(backend, unique.dictionary.to_pylist())))
             queries.write([encoded[i] for i in unique.indices.to_pylist()])
-            for piece in _encode(backend, _item_texts(table, item_text)):
+            for piece in _encode(backend, item_texts(table, item_text)):
                 items.write(piece)
     (partial / "fingerprint.json").write_text(json.dumps(fingerprint, indent=2))
     try:
@@ -239,7 +239,8 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
     return folder
 
 
-def _item_texts(table: pa.Table, item_text: ItemText) -> list[str]:
+def item_texts(table: pa.Table, item_text: ItemText) -> list[str]:
+    """The items' texts (N) of N pairs, as they are tokenised."""
     if item_text.template == "{title}":
         return table["title"].to_pylist()  # type: ignore[no-any-return]
     return [item_text.render(item) for item in table.select(item_text.fields).to_pylist()]

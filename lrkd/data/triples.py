@@ -273,6 +273,15 @@ class TripleDataModule(ResumableDataModule):
             )
         return targets
 
+    def rows(self, split: Split) -> np.ndarray:
+        """The rows (N,) of a split in ``pairs.parquet``, labelled or not; after ``setup``."""
+        return self._rows[split]
+
+    @property
+    def training_targets(self) -> Targets | None:
+        """What training draws the latents to; after ``setup("fit")``."""
+        return self._dataset["train"].teaching.targets
+
     def describe(self) -> dict[str, Any]:
         """What is known of the data after ``setup``: counts, truncation rates, targets. For records and logs."""
         cut_query, cut_item = self.tokens.cut
@@ -330,7 +339,9 @@ class TripleDataModule(ResumableDataModule):
         fingerprint = {"pairs": file_fingerprint(pairs_path(self.root))}
         if self.targets is not None:
             store = self._store or TargetStore.open(self.targets)
-            fingerprint |= {"rationales": store.fingerprint.rationales, "target_weights": store.fingerprint.weights}
+            made = store.fingerprint
+            fingerprint |= {"rationales": made.rationales, "target_weights": made.weights}
+            fingerprint |= {"target_settings": made.settings}
         if self._soft is not None:
             fingerprint["soft_labels"] = self._soft.digest
         return fingerprint

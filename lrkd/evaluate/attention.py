@@ -156,26 +156,17 @@ def _attentive(model: StudentLRKD) -> AttentiveExtractor:
 def _read(model: StudentLRKD, query: str, title: str) -> tuple[TripleBatch, tuple[Token, ...]]:
     """A pair as the encoder gets it, and its tokens as a person reads them."""
     import numpy as np
-    import torch
-    from transformers import AutoTokenizer
 
-    from lrkd.data.tokens import FlatTokens, PairLayout, TokenCache
-    from lrkd.data.types import ItemText, TripleBatch
-    from lrkd.pretrained import resolve
+    from lrkd.student.reading import PairReader, token_batch
 
-    settings = {"item_text": "{title}", "max_length": 128, "query_cap": 32} | (model.hparams["text"] or {})
-    texts = [query, ItemText(settings["item_text"]).render({"title": title})]
+    reader = PairReader(model)
+    texts = [query, reader.item_text.render({"title": title})]
     for name, text in zip(("--query", "--title"), texts, strict=True):
         if not text.strip():
             raise UserError(f"{name} is empty; give the pair's text")
-    tokenizer: Any = AutoTokenizer.from_pretrained(resolve(model.hparams["encoder"]))
-    layout = PairLayout.of(tokenizer)
+    tokenizer = reader.tokenizer
     encodings = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    flat_query, flat_item = (FlatTokens(np.array(e.ids), np.array([0, len(e.ids)])) for e in encodings)
-    cache = TokenCache(flat_query, flat_item, layout, settings["max_length"], settings["query_cap"])
-    tensors = {name: torch.from_numpy(a).to(model.device) for name, a in cache.batch(np.zeros(1, np.int64)).items()}
-    one = torch.zeros(1, dtype=torch.long, device=model.device)
-    batch = TripleBatch(row=one, query=one, label=one - 1, step=None, **tensors)
+    batch = token_batch(reader.lay_out(*([e.ids] for e in encodings)), np.zeros(1, np.int64), model.device)
     special = tokenizer.convert_ids_to_tokens(batch.ids[0].tolist())
     pieces = [_pieces(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
     read = (

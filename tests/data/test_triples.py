@@ -375,7 +375,7 @@ def test_a_run_is_not_resumed_on_other_data(make, edited, tiny_root):  # trap 38
     other = make("fit", root=edited(title=lambda row: row["title"] + "!"))
     with pytest.raises(UserError, match="cannot resume: the checkpoint was trained on other pairs than"):
         other.load_state_dict(state)
-    with pytest.raises(UserError, match="trained on other rationales and target_weights than"):
+    with pytest.raises(UserError, match="trained on other rationales and target_weights and target_settings than"):
         make("fit", targets=None).load_state_dict(state)
     make("test", root=other.root).load_state_dict(state)  # testing on other data is what testing is for
 

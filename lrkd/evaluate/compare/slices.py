@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lrkd.evaluate.compare.pair_fields import PairFields
 from lrkd.evaluate.compare.scored import Fold, FoldPairs
+from lrkd.evaluate.query_traits import NEGATIONS, negates, word_runs, words
 
-NEGATIONS = ("without", "w/o", "no", "not", "non", "never", "except", "excluding")
-_NEGATED = re.compile(rf"(?<![\w/])(?:{'|'.join(NEGATIONS)})(?![\w/])|\w+n['’]t\b", re.IGNORECASE)
-_WORD = re.compile(r"\w+")
 MOST = 8
 """A field of more values than this is shown by its most frequent ones."""
 
@@ -142,17 +139,13 @@ def query_length(query: str) -> str:
     >>> query_length("red running shoes")
     '3–4 words'
     """
-    words = len(query.split())
-    return next((name for most, name in _LENGTHS if words <= most), _LONGEST)
+    length = len(query.split())
+    return next((name for most, name in _LENGTHS if length <= most), _LONGEST)
 
 
 def negation(query: str) -> str:
-    """Whether a query holds a word that negates, as a whole word.
-
-    >>> negation("mug w/o handle"), negation("nonstick pan")
-    ('negated', 'not negated')
-    """
-    return "negated" if _NEGATED.search(query) else "not negated"
+    """Whether a query holds a word that negates."""
+    return "negated" if negates(query) else "not negated"
 
 
 def verdict_slice(verdicts: Sequence[str], gold: str) -> str | None:
@@ -173,19 +166,14 @@ class BrandFinder:
     """
 
     def __init__(self, brands: Iterable[str]) -> None:
-        self._brands = {words for brand in brands if (words := _words(brand))}
+        self._brands = {named for brand in brands if (named := words(brand))}
 
     def __call__(self, query: str, brand: str | None) -> str:
         """The slice of a pair of this query and an item of this brand, if it has one."""
-        words = _words(query)
-        runs = {words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
-        if brand and _words(brand) in runs:
+        runs = word_runs(query)
+        if brand and words(brand) in runs:
             return "the item's brand"
         return "another brand" if runs & self._brands else "no brand"
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(text.casefold()))
 
 
 _LENGTHS = ((2, "1–2 words"), (4, "3–4 words"), (6, "5–6 words"))
