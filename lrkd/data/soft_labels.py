@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lrkd.data.calibrated_votes import calibrated_votes
 from lrkd.data.joined_rationales import used_perspectives
 from lrkd.data.pairs import file_fingerprint, open_parquet
 from lrkd.data.rationales import merge_rationales
@@ -19,7 +20,7 @@ from lrkd.data.rows import repeated
 from lrkd.data.types import LabelSet
 from lrkd.errors import UserError
 
-VOTES = "votes"
+VOTES, CALIBRATED_VOTES = "votes", "calibrated_votes"
 
 SoftLabelMean = Literal["probabilities", "logits"]
 
@@ -41,7 +42,7 @@ class SoftLabelSource:
     """Where soft labels come from.
 
     Args:
-        given: :data:`VOTES`, or one or several prediction files.
+        given: :data:`VOTES`, :data:`CALIBRATED_VOTES`, or one or several prediction files.
         mean: How prediction files are averaged.
         rationales: The files whose verdicts vote.
     """
@@ -56,7 +57,7 @@ class SoftLabelSource:
     @property
     def files(self) -> list[Path]:
         """What is read."""
-        if self.given == VOTES:
+        if self.given in (VOTES, CALIBRATED_VOTES):
             return self.rationales
         return [Path(file) for file in ([self.given] if isinstance(self.given, str) else self.given)]
 
@@ -65,32 +66,54 @@ class SoftLabelSource:
         """SHA-256 over the files' bytes."""
         return hashlib.sha256("".join(map(file_fingerprint, self.files)).encode()).hexdigest()
 
-    def read(self, pair_id: pa.Array, labels: LabelSet, perspectives: Sequence[str] | None) -> SoftLabels:
+    def read(self, pairs: JudgedPairs, labels: LabelSet, perspectives: Sequence[str] | None) -> SoftLabels:
         """The soft labels of N pairs.
 
         Args:
-            pair_id: (N,) the pairs' ids.
+            pairs: The pairs.
             labels: C labels.
             perspectives: Whose votes count; None: all.
 
         Raises:
-            UserError: As :func:`votes` and :func:`averaged_predictions`, or something is wrong with the rationales.
+            UserError: As :func:`vote_counts`, :func:`~lrkd.data.calibrated_votes.calibrated_votes` and
+                :func:`averaged_predictions`, or something is wrong with the rationales.
         """
+        if self.given not in (VOTES, CALIBRATED_VOTES):
+            return averaged_predictions(self.files, pairs.pair_id, labels.labels, self.mean)
+        rationales = merge_rationales(self.files, labels=labels)[0]
+        counts = vote_counts(rationales, pairs.pair_id, labels.labels, perspectives)
         if self.given == VOTES:
-            return votes(merge_rationales(self.files, labels=labels)[0], pair_id, labels.labels, perspectives)
-        return averaged_predictions(self.files, pair_id, labels.labels, self.mean)
+            return SoftLabels(_shares(counts.sum(1)))
+        return SoftLabels(calibrated_votes(_shares(counts), pairs.label, pairs.query, pairs.train))
 
 
-def votes(
+@dataclass(frozen=True)
+class JudgedPairs:
+    """What soft labels are made for.
+
+    Args:
+        pair_id: (N,) the pairs' ids.
+        label: (N,) int64: gold labels; -1 where unknown.
+        query: (N,) int: their query groups.
+        train: (M,) int: the rows that train.
+    """
+
+    pair_id: pa.Array
+    label: np.ndarray
+    query: np.ndarray
+    train: np.ndarray
+
+
+def vote_counts(
     rationales: pa.Table, pair_id: pa.Array, labels: Sequence[str], perspectives: Sequence[str] | None = None
-) -> SoftLabels:
-    """The share of a pair's rationales that end in each label, right or not.
+) -> np.ndarray:
+    """How many of a pair's rationales end in each label, right or not: (N, P, C) float32.
 
     Args:
         rationales: In :data:`~lrkd.data.types.RATIONALES_SCHEMA`; those of other pairs are left out.
         pair_id: (N,) the pairs' ids.
         labels: The C labels in order.
-        perspectives: Count these perspectives' rationales; None: all.
+        perspectives: Count these P perspectives' rationales; None: all.
 
     Raises:
         UserError: As :func:`~lrkd.data.joined_rationales.used_perspectives`.
@@ -98,11 +121,21 @@ def votes(
     names = used_perspectives(rationales["perspective"], perspectives)
     rationales = rationales.filter(pc.is_in(rationales["perspective"], value_set=pa.array(names, pa.string())))
     rationales = rationales.filter(pc.is_in(rationales["pair_id"], value_set=pair_id))
-    pair = pc.index_in(rationales["pair_id"], value_set=pair_id).to_numpy()
-    verdict = pc.index_in(rationales["verdict"], value_set=pa.array(labels, pa.string())).to_numpy()
-    count = np.zeros((len(pair_id), len(labels)), np.float32)
-    np.add.at(count, (pair, verdict), 1)
-    return SoftLabels(count / np.maximum(count.sum(1, keepdims=True), 1))
+    pair, perspective, verdict = (
+        pc.index_in(rationales[column], value_set=values).to_numpy()
+        for column, values in (
+            ("pair_id", pair_id),
+            ("perspective", pa.array(names, pa.string())),
+            ("verdict", pa.array(labels, pa.string())),
+        )
+    )
+    count = np.zeros((len(pair_id), len(names), len(labels)), np.float32)
+    np.add.at(count, (pair, perspective, verdict), 1)
+    return count
+
+
+def _shares(count: np.ndarray) -> np.ndarray:
+    return count / np.maximum(count.sum(-1, keepdims=True), 1)
 
 
 def averaged_predictions(

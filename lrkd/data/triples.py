@@ -19,7 +19,7 @@ from lrkd.data.pair_dataset import PairDataset, Teaching
 from lrkd.data.pair_targets import Centring, TargetMode, Targets
 from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
 from lrkd.data.rationales import merge_rationales, rationale_files
-from lrkd.data.soft_labels import SoftLabelMean, SoftLabelSource
+from lrkd.data.soft_labels import JudgedPairs, SoftLabelMean, SoftLabelSource
 from lrkd.data.split_rows import group_queries, split_rows
 from lrkd.data.targets import FINGERPRINT, INDEX, VECTORS, TargetStore
 from lrkd.data.tokens import PairLayout, TokenCache, build_token_cache, load_flat
@@ -66,8 +66,9 @@ class TripleDataModule(ResumableDataModule):
             ones from other perspectives; 0: not.
         wrong_negatives: For contrastive guidance: this many of a pair's own wrong rationales as negatives, at most.
         neighbour_negatives: The same with the targets of other training pairs of the query.
-        soft_labels: ``votes``: the shares of the verdicts among a pair's rationales, right or not; or prediction files
-            of other models (as ``predict`` writes them), averaged. None: labels alone.
+        soft_labels: ``votes``: the shares of the verdicts among a pair's rationales, right or not;
+            ``calibrated_votes``: the probability of the gold label given these verdicts, fitted on the training pairs;
+            or prediction files of other models (as ``predict`` writes them), averaged. None: labels alone.
         soft_label_mean: How prediction files are averaged: their ``probabilities``, or their ``logits``.
         batch_size: Pairs a process and step.
         eval_batch_size: The same outside training; twice ``batch_size`` by default.
@@ -234,7 +235,8 @@ class TripleDataModule(ResumableDataModule):
         train, soft, negatives = self._rows["train"], None, None
         taught = label[train] >= 0
         if self._soft is not None:
-            soft = self._soft.read(self.pairs["pair_id"].combine_chunks(), self._labels, self.perspectives)
+            pairs = JudgedPairs(self.pairs["pair_id"].combine_chunks(), label, query, train)
+            soft = self._soft.read(pairs, self._labels, self.perspectives)
             taught = taught | soft.present_of(train)
             if not soft.present_of(train).any():
                 raise UserError(f"soft_labels {self._soft}: of no training pair of {pairs_path(self.root)}")

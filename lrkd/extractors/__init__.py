@@ -2,6 +2,7 @@
 
 from lrkd.extractors.base import AttentiveExtractor, Extractor, ExtractorFactory, TokenStates
 from lrkd.extractors.gat import GATExtractor
+from lrkd.extractors.interaction import InteractionExtractor
 from lrkd.extractors.mlp import MLPExtractor
 from lrkd.extractors.poly_encoder import PolyEncoderExtractor
 from lrkd.extractors.token_graph import FullGraph, LexicalGraph, SimilarityGraph, TokenGraph, UnionGraph, WindowGraph
@@ -12,6 +13,7 @@ __all__ = [
     "ExtractorFactory",
     "FullGraph",
     "GATExtractor",
+    "InteractionExtractor",
     "LexicalGraph",
     "MLPExtractor",
     "PolyEncoderExtractor",

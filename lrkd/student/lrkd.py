@@ -71,6 +71,8 @@ class StudentLRKD(L.LightningModule):
         soft_label_temperature: T, above 0; higher ones spread teacher and student over more labels.
         class_weights: Weights of the labels in the CE, or ``balanced``: inverse training frequency, mean 1 a pair.
         label_smoothing: ε of the CE, 0 to 1.
+        logit_adjustment: τ: the training losses see ``logits + τ log π`` with π the training labels' shares, so that
+            the logits themselves favour rare labels the more (Menon et al. 2021, arXiv 2007.07314, eq. 10); 0: not.
         dropout: Probability of dropping an input of the head in training.
         encoder_lr: Peak learning rate of the encoder.
         head_lr: Peak learning rate of extractor and head.
@@ -84,6 +86,7 @@ class StudentLRKD(L.LightningModule):
     temperature: Tensor
     class_weight: Tensor
     label_counts: Tensor
+    log_prior: Tensor
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class StudentLRKD(L.LightningModule):
         soft_label_temperature: float = 1.0,
         class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
+        logit_adjustment: float = 0.0,
         dropout: float = 0.1,
         encoder_lr: float = 5e-5,
         head_lr: float = 5e-4,
@@ -141,6 +145,7 @@ class StudentLRKD(L.LightningModule):
         weights = class_weights if isinstance(class_weights, list) else [1.0] * len(self.label_set)
         self.register_buffer("class_weight", torch.tensor(weights))
         self.register_buffer("label_counts", torch.zeros(len(self.label_set), dtype=torch.long))
+        self.register_buffer("log_prior", torch.zeros(len(self.label_set)), persistent=False)
         self.predictions = Predictions()
         self.guidance_r2 = WithinQueryR2()
         self.predicted: Predicted | None = None
@@ -156,7 +161,7 @@ class StudentLRKD(L.LightningModule):
                 "guidance needs targets: run `python -m lrkd rationales embed` and give data.init_args.targets "
                 "(from Python: target_size)"
             )
-        for name in ("guidance_weight", "guidance_weight_end", "soft_label_weight"):
+        for name in ("guidance_weight", "guidance_weight_end", "soft_label_weight", "logit_adjustment"):
             if h[name] is not None and not 0 <= h[name] < float("inf"):
                 raise UserError(f"{name} must be at least 0, got {h[name]}")
         if not 0 < h["soft_label_temperature"] < float("inf"):
@@ -195,7 +200,7 @@ class StudentLRKD(L.LightningModule):
         return linear_weight(start, end, self.trainer.global_step / max(1, steps - 1))
 
     def on_fit_start(self) -> None:
-        """Keep the training labels' counts: for the majority row, and for balanced class weights.
+        """Keep the training labels' counts: for the majority row, balanced class weights and the logits' adjustment.
 
         Raises:
             UserError: ``fit`` was called without a data module.
@@ -204,6 +209,7 @@ class StudentLRKD(L.LightningModule):
         if data is None:
             raise UserError("StudentLRKD trains with a TripleDataModule: call trainer.fit(model, datamodule=...)")
         self.label_counts.copy_(torch.as_tensor(data.label_counts))
+        self.log_prior.copy_((self.label_counts.clamp_min(1) / self.label_counts.sum().clamp_min(1)).log())
         if self.hparams["class_weights"] == "balanced":
             counts = self.label_counts
             self.class_weight.copy_(counts.sum() / (len(counts) * counts.clamp_min(1)))
@@ -211,10 +217,11 @@ class StudentLRKD(L.LightningModule):
     def training_step(self, batch: TripleBatch, batch_idx: int) -> Tensor:
         """CE, plus weighted divergence from soft labels, plus weighted guidance."""
         output = self(batch)
-        ce = label_loss(output.logits, batch, self.class_weight, self.hparams["label_smoothing"])
+        logits = output.logits + self.hparams["logit_adjustment"] * self.log_prior
+        ce = label_loss(logits, batch, self.class_weight, self.hparams["label_smoothing"])
         logs = {"train/ce": ce.detach()}
         loss = ce
-        soft = soft_label_loss(output.logits, batch, self.hparams["soft_label_temperature"])
+        soft = soft_label_loss(logits, batch, self.hparams["soft_label_temperature"])
         if soft is not None:
             logs["train/soft_labels"] = soft.detach()
             if self.hparams["soft_label_weight"] > 0:

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lrkd.data.soft_labels import SoftLabelSource, averaged_predictions, votes
-from lrkd.data.types import LABEL_SETS
+from lrkd.data.soft_labels import JudgedPairs, SoftLabelSource, averaged_predictions, vote_counts
+from lrkd.data.types import LABEL_SETS, LabelSet
 from lrkd.errors import UserError
 
 LABELS = ("Good", "Bad")
@@ -29,17 +29,59 @@ TABLE = rationales(
 )
 
 
-def test_votes_are_the_shares_of_the_verdicts():
+@pytest.fixture
+def source(tmp_path):
+    """A function that writes rationales and gives what reads them."""
+
+    def make(given, table=TABLE):
+        full = table.append_column("rationale", pa.array(["…"] * len(table)))
+        full = full.append_column("sample", pa.array(range(len(table)), pa.int32()))
+        pq.write_table(full, tmp_path / "rationales.parquet")
+        return SoftLabelSource(given, "probabilities", [tmp_path / "rationales.parquet"])
+
+    return make
+
+
+def judged(pair_id, label=None, query=None, train=None):
+    n = len(pair_id)
+    return JudgedPairs(
+        pair_id,
+        np.full(n, -1) if label is None else np.array(label),
+        np.arange(n) if query is None else np.array(query),
+        np.arange(n) if train is None else np.array(train),
+    )
+
+
+TWO = LabelSet("two", LABELS, (1.0, 0.0))
+
+
+def test_votes_are_the_shares_of_the_verdicts(source):
     # a: three of four say Good; b: its one says Bad; c has none. No verdict is compared with gold.
-    found = votes(TABLE, PAIRS, LABELS)
+    found = source("votes").read(judged(PAIRS), TWO, None)
     np.testing.assert_allclose(found.probability, [[0.75, 0.25], [0, 1], [0, 0]])
     assert found.present_of(np.array([2, 0])).tolist() == [False, True]
 
 
-def test_chosen_perspectives_vote_alone():
-    np.testing.assert_allclose(votes(TABLE, PAIRS, LABELS, ["q"]).probability, [[0, 1], [0, 0], [0, 0]])
+def test_chosen_perspectives_vote_alone(source):
+    np.testing.assert_allclose(source("votes").read(judged(PAIRS), TWO, ["q"]).probability, [[0, 1], [0, 0], [0, 0]])
     with pytest.raises(UserError, match="choose from those that the rationales have"):
-        votes(TABLE, PAIRS, LABELS, ["s"])
+        source("votes").read(judged(PAIRS), TWO, ["s"])
+
+
+def test_calibrated_votes_are_read_perspective_by_perspective(source):
+    # p always says Good and tells nothing; q says the gold label.
+    rows = [(str(i), "p", "Good") for i in range(40)] + [(str(i), "q", LABELS[i % 2]) for i in range(40)]
+    pairs = judged(pa.array([str(i) for i in range(40)]), np.arange(40) % 2)
+    found = source("calibrated_votes", rationales(*rows)).read(pairs, TWO, None).probability
+    assert (found.argmax(1) == pairs.label).all()
+    alone = source("calibrated_votes", rationales(*rows)).read(pairs, TWO, ["p"]).probability
+    np.testing.assert_allclose(alone, 0.5, atol=0.1)
+
+
+def test_votes_are_counted_by_perspective():
+    np.testing.assert_array_equal(
+        vote_counts(TABLE, PAIRS, LABELS), [[[2, 0], [0, 1], [1, 0]], [[0, 1], [0, 0], [0, 0]], np.zeros((3, 2))]
+    )
 
 
 @pytest.fixture
@@ -89,7 +131,7 @@ def test_a_source_reads_votes_or_files_and_its_digest_follows_their_bytes(tiny_r
     ids = pq.read_table(tiny_root / "pairs.parquet")["pair_id"].combine_chunks()
     source = SoftLabelSource("votes", "probabilities", [tiny_root / "rationales.parquet"])
     labels = LABEL_SETS["esci"]
-    found = source.read(ids, labels, ["user_intent"]).probability
+    found = source.read(judged(ids), labels, ["user_intent"]).probability
     one = pq.read_table(tiny_root / "rationales.parquet").to_pylist()[0]
     assert one["perspective"] != "user_intent"
     assert set(np.unique(found)) <= {0, 0.5, 1}

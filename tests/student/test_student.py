@@ -476,6 +476,7 @@ CASES = {  # argument: what to change it to, and what else that needs
     "soft_label_temperature": ({"soft_label_temperature": 2.0}, {}),
     "class_weights": ({"class_weights": "balanced"}, {}),
     "label_smoothing": ({"label_smoothing": 0.5}, {}),
+    "logit_adjustment": ({"logit_adjustment": 1.0}, {}),
     "dropout": ({"dropout": 0.9}, {}),
     "encoder_lr": ({"encoder_lr": 1e-2}, {}),
     "head_lr": ({"head_lr": 1e-1}, {}),
@@ -497,6 +498,19 @@ def test_every_argument_changes_training(argument, student, data, tmp_path):  # 
     before = weights_after_a_step(student(**base), pairs, tmp_path)
     after = weights_after_a_step(student(**(base | change)), pairs, tmp_path)
     assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_adjusted_logits_are_trained_as_if_the_prior_were_added(student, data, tmp_path):
+    # A head of zeros says z = 0, so that over all training pairs CE = -Σ_c π_c log softmax(τ log π)_c.
+    pairs = data(targets=None, batch_size=1000)
+    model = student(guidance=None, logit_adjustment=0.7)
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    run = fit(model, pairs, tmp_path, max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0)
+    share = torch.as_tensor(pairs.label_counts / pairs.label_counts.sum())
+    assert len(share.unique()) > 1
+    expected = -(share * torch.log_softmax(0.7 * share.log(), -1)).sum()
+    assert float(run.callback_metrics["train/ce"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_gains_change_ndcg_only(student, data, tmp_path):  # traps 29 and 35
