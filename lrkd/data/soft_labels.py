@@ -135,7 +135,7 @@ def vote_counts(
 
 
 def _shares(count: np.ndarray) -> np.ndarray:
-    return count / np.maximum(count.sum(-1, keepdims=True), 1)
+    return np.asarray(count / np.maximum(count.sum(-1, keepdims=True), 1))
 
 
 def averaged_predictions(
