@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrkd.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ITEM_FIELDS = ("title", "description", "brand", "color", "bullets", "category")
 """The columns that an item-text template may name."""
@@ -48,3 +51,9 @@ class ItemText:
         values = {name: item.get(name) for name in self.fields}
         text = {name: " > ".join(v) if isinstance(v, list | tuple) else str(v or "") for name, v in values.items()}
         return " ".join(self.template.format(**text).split())
+
+    def render_table(self, table: pa.Table) -> list[str]:
+        """The texts of N items, given a table with the columns that the template names."""
+        if self.template == "{title}":  # the usual one, without a dict a row
+            return [" ".join((title or "").split()) for title in table["title"].to_pylist()]
+        return [self.render(item) for item in table.select(self.fields).to_pylist()]

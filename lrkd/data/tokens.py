@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.progress import track
 
 from lrkd.data.pair_tokens import TOKEN, FlatTokens, backend_of, encode
@@ -66,7 +65,7 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
             unique = table["query"].combine_chunks().dictionary_encode()
             encoded = list(chain.from_iterable(encode(backend, unique.dictionary.to_pylist())))
             queries.write([encoded[i] for i in unique.indices.to_pylist()])
-            for piece in encode(backend, _item_texts(table, item_text)):
+            for piece in encode(backend, item_text.render_table(table)):
                 items.write(piece)
     (partial / "fingerprint.json").write_text(json.dumps(fingerprint, indent=2))
     try:
@@ -76,12 +75,6 @@ def build_token_cache(root: str | Path, tokenizer: Any, item_text: ItemText, cac
         if not folder.is_dir():
             raise
     return folder
-
-
-def _item_texts(table: pa.Table, item_text: ItemText) -> list[str]:
-    if item_text.template == "{title}":
-        return [" ".join(title.split()) for title in table["title"].to_pylist()]
-    return [item_text.render(item) for item in table.select(item_text.fields).to_pylist()]
 
 
 class _FlatWriter:
