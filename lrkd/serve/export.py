@@ -158,14 +158,18 @@ def _write_graph(student: StudentLRKD, data: TripleDataModule, folder: Path, pre
 def _card(
     record: RunRecord, student: StudentLRKD, data: TripleDataModule, precision: Precision, parity: Parity
 ) -> StudentCard:
+    from torch import nn
+
     from lrkd.evaluate.attention import latent_names
     from lrkd.pretrained import load_tokenizer
     from lrkd.serve.card import StudentCard
 
     number = int(student.hparams["num_perspectives"])
     facts = {"run": str(record.path), "seed": record.seed, "fold": record.fold, "best": record.best}
+    linear = [module for module in student.encoder.modules() if isinstance(module, nn.Linear)]
     source = facts | {
         "encoder": student.hparams["encoder"],
+        "multiplications_a_token": sum(layer.weight.numel() for layer in linear),
         "parameters": record.parameters,
         "data": {"root": record.data_root, "fingerprint": record.fingerprint, "pairs": record.pairs},
     }

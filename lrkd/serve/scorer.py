@@ -167,6 +167,15 @@ class Scorer:
         flat = (self._flat(queries), self._flat(items))
         return TokenCache(*flat, self._layout, self.card.max_length, self.card.query_cap)
 
+    @property
+    def special_tokens(self) -> int:
+        """How many special tokens a pair has."""
+        return self._layout.special
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text has, without special ones."""
+        return len(self._flat([text]).values)
+
     def _flat(self, texts: Sequence[str]) -> FlatTokens:
         """The texts' tokens; each different text is tokenised once: the pairs of a ranking share their query."""
         places: dict[str, int] = {}
@@ -205,8 +214,12 @@ def token_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
         start = end
 
 
-def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+def session(graph: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     """A graph, ready to run on the CPU.
+
+    Args:
+        graph: A file, or its content.
+        threads: Threads of a matrix product.
 
     Raises:
         UserError: onnxruntime cannot load it.
@@ -215,10 +228,12 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        content = graph if isinstance(graph, bytes) else str(graph)
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
+        where = "graph" if isinstance(graph, bytes) else graph
         raise UserError(
-            f"{file}: onnxruntime {onnxruntime.__version__} cannot load it ({error}); use the version on the card"
+            f"{where}: onnxruntime {onnxruntime.__version__} cannot load it ({error}); use the version on the card"
         ) from error
 
 
