@@ -116,7 +116,7 @@ def _stream_table(results: Results) -> list[str]:
         *rows,
         "",
         f"The peak is that of a large {results.card.precision} matrix product in onnxruntime ({peaks}; a "
-        "multiplication and an addition are two operations). The share counts the encoder's products with weights only.",
+        "multiplication and an addition are two operations). The share counts the encoder's products with weights.",
     ]
 
 
