@@ -167,15 +167,16 @@ class TokenCache:
         query, item = self.kept
         return self.queries.lengths - query, self.items.lengths - item
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def batch(self, rows: np.ndarray, length: int = 0) -> dict[str, np.ndarray]:
         """The padded batch of some rows.
 
         Args:
             rows: (B,) int.
+            length: Pad to this length at least.
 
         Returns:
             ``ids``, ``segments``, ``type_ids`` (B, L) int64 and ``mask`` (B, L) bool, as in
-            :class:`~lrkd.data.types.TripleBatch`; L is the longest of these rows.
+            :class:`~lrkd.data.types.TripleBatch`; L is the longest of these rows, or ``length``.
         """
         start_query, start_item = self.queries.offsets[rows], self.items.offsets[rows]
         query = np.minimum(self.queries.offsets[rows + 1] - start_query, self.query_cap)
@@ -185,7 +186,7 @@ class TokenCache:
         ends = np.cumsum(np.stack([np.broadcast_to(size, rows.shape) for size in sizes]), axis=0)[
             ..., None
         ]  # (5, B, 1)
-        place = np.arange(ends[-1].max())[None]  # (1, L)
+        place = np.arange(max(length, ends[-1].max()))[None]  # (1, L)
         piece = (place >= ends).sum(0)  # (B, L): 0 to 4 as in `sizes`, 5 for padding
         ids = np.full(piece.shape, self.layout.pad, dtype=np.int64)
         within = place - np.concatenate([np.zeros_like(ends[:1]), ends])[piece, np.arange(len(rows))[:, None], 0]

@@ -30,6 +30,7 @@ class StudentCard:
         query_cap: Tokens of a query at most.
         pad_id: The id of the pad token.
         latents: The names of the P latents; none without an extractor.
+        latent_size: R, their width; 0 without an extractor.
         precision: ``float32``; ``int8``: its matrix products with weights are of 8-bit integers.
         metrics: The run's metrics by split.
         checks: What the export measured: the graph against the student in torch.
@@ -46,6 +47,7 @@ class StudentCard:
     query_cap: int
     pad_id: int
     latents: tuple[str, ...]
+    latent_size: int
     precision: str
     metrics: dict[str, dict[str, float | None]]
     checks: dict[str, Any]

@@ -182,6 +182,7 @@ def _card(
         query_cap=data.query_cap,
         pad_id=load_tokenizer(str(student.hparams["encoder"])).pad_token_id,
         latents=latent_names(record.checkpoint, number) if student.extractor is not None else (),
+        latent_size=student.target_size if student.extractor is not None else 0,
         precision=precision,
         metrics=_metrics(record),
         checks={"parity": parity.to_dict()},

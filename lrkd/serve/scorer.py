@@ -18,6 +18,8 @@ from lrkd.errors import UserError
 from lrkd.serve.card import MODEL_FILE, TOKENIZER_FILE, StudentCard
 
 TOKEN_BUDGET = 2048
+STEP = 4
+"""Pairs are padded to a multiple of so many tokens: more makes fewer batches, less makes less padding."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class Ranking:
 class Scorer:
     """An exported student. Its methods may be called from several threads at once.
 
-    Pairs are scored in batches of like length; a pair's numbers do not depend on what else is in its batch, beyond
-    what ``card.checks`` tells.
+    Pairs are scored in batches of like length; a pair's numbers do not depend on what else is scored with it
+    (:func:`token_batches`).
 
     Args:
         folder: What ``python -m lrkd export`` wrote.
@@ -186,32 +188,36 @@ class Scorer:
 
     def _run(self, tokens: TokenCache) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits (N, C) and latents (N, P, R) in the pairs' order."""
-        lengths = tokens.lengths
-        outputs = [np.empty((len(lengths), *node.shape[1:]), np.float32) for node in self._session.get_outputs()]
-        for rows in token_batches(lengths, self.token_budget):
-            batch = tokens.batch(rows)
+        lengths, card = tokens.lengths, self.card
+        sizes = [(len(card.label_set),), *([(len(card.latents), card.latent_size)] if card.latents else [])]
+        outputs = [np.empty((len(lengths), *size), np.float32) for size in sizes]
+        for rows, length in token_batches(lengths, self.token_budget, self.card.max_length):
+            batch = tokens.batch(rows, length)
             found = self._session.run(None, {name: batch[name] for name in self._inputs})
             for output, values in zip(outputs, found, strict=True):
                 output[rows] = values
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
 
-def token_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Pairs of like length together, the longest first, so that there is next to no padding.
+def token_batches(lengths: np.ndarray, budget: int, longest: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Pairs of like length together, so that there is next to no padding, and none that depends on the neighbours.
+
+    Every pair is padded to the next multiple of :data:`STEP`, and a batch holds pairs of one padded length. So a pair is
+    computed in the same shape whatever else is scored, and rounding, which integers would amplify, is the same, too.
 
     Args:
         lengths: (N,) tokens of each pair.
         budget: Tokens of a batch at most, padding included; a longer pair goes alone.
+        longest: What no pair is padded beyond.
 
     Yields:
-        Rows (B,) int64 of one batch; every row once.
+        Rows (B,) int64 of a batch, and the length to pad them to; every row once, the longest first.
     """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        end = start + max(1, budget // int(lengths[order[start]]))
-        yield order[start:end]
-        start = end
+    padded = np.minimum(-(-lengths // STEP) * STEP, longest)
+    for length in np.unique(padded)[::-1].tolist():
+        rows, size = np.flatnonzero(padded == length), max(1, budget // length)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size], length
 
 
 def session(graph: Path | bytes, threads: int) -> onnxruntime.InferenceSession:

@@ -108,7 +108,7 @@ def student_logits(student: StudentLRKD, tokens: TokenCache, rows: np.ndarray) -
     network = TensorStudent(student).eval()
     logits = torch.empty(len(rows), len(student.label_set))
     with torch.inference_mode():
-        for some in token_batches(tokens.lengths[rows], BATCH_TOKENS):
+        for some, _ in token_batches(tokens.lengths[rows], BATCH_TOKENS, tokens.max_length):
             batch = tokens.batch(rows[some])
             logits[some] = network(**{name: torch.from_numpy(array) for name, array in batch.items()})[0]
     return logits

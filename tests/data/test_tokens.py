@@ -70,6 +70,11 @@ def test_a_batch_is_the_tokenizers_own_encoding_of_the_pairs(max_length, rows, t
     assert batch["type_ids"].tolist() == own["token_type_ids"]
     assert batch["segments"].tolist() == segments
     assert cache.lengths[rows].tolist() == batch["mask"].sum(1).tolist()
+    longer = cache.batch(np.array(rows), length=70)
+    for name, array in batch.items():
+        assert np.array_equal(longer[name][:, : array.shape[1]], array)
+    assert longer["mask"].shape == (len(rows), 70)
+    assert not longer["mask"][:, batch["mask"].shape[1] :].any()
     if 0 in rows:
         assert cache.cut[1][0] > 0 if max_length == 24 else cache.cut[1][0] == 0
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lrkd.serve.bench.pairs import Pair, pairs_of_length, pairs_of_root
 from lrkd.serve.bench.report import Results, draw, machine, markdown
 from lrkd.serve.scorer import Scorer, cores
 
+BATCHES, LENGTHS = (1, 8, 32, 128), (16, 32, 64, 128)
 WORDS = ("red", "blue", "white", "large", "steel", "cotton", "running", "shoes", "mug", "coffee", "garden", "hose")
 """What texts are made of where no data is given."""
 
@@ -26,11 +28,11 @@ WORDS = ("red", "blue", "white", "large", "steel", "cotton", "running", "shoes",
 def bench(
     *,
     model: Path,
-    against: list[str] | None = None,
+    against: list[str] | str | None = None,
     root: str | None = None,
-    batches: list[int] | None = None,
-    lengths: list[int] | None = None,
-    threads: list[int] | None = None,
+    batches: list[int] | int | None = None,
+    lengths: list[int] | int | None = None,
+    threads: list[int] | int | None = None,
     rounds: int = 5,
     seconds: float = 0.5,
     stream_pairs: int = 2000,
@@ -71,11 +73,12 @@ def bench(
     console = Console(stderr=True, highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".backbone-") as folder:
-        contenders = _contenders(model, against or [], Path(folder))
-        cells = _cells(scorer, batches, lengths, root)
+        contenders = _contenders(model, _list(against, []), Path(folder))
+        known = [length for length in LENGTHS if length <= scorer.card.max_length]
+        cells = _cells(scorer, _list(batches, BATCHES), _list(lengths, known), root)
         streamed = pairs_of_root(root, scorer, stream_pairs) if root is not None else []
         results = Results(model, scorer.card, machine())
-        for number in threads or sorted({1, cores()}):
+        for number in _list(threads, sorted({1, cores()})):
             _measure(contenders, cells, streamed, number, rounds, seconds, results, console)
     if teacher is not None and root is not None:
         results.teacher = _teacher(teacher, root, teacher_pairs, teacher_tokens)
@@ -100,18 +103,21 @@ def _contenders(model: Path, against: list[str], folder: Path) -> list[Contender
     return contenders
 
 
+def _list(given: list[Any] | Any | None, default: Sequence[Any]) -> list[Any]:
+    """What was given as several values, as one, or not at all."""
+    return list(default) if given is None else given if isinstance(given, list) else [given]
+
+
 def _cells(
-    scorer: Scorer, batches: list[int] | None, lengths: list[int] | None, root: str | None
+    scorer: Scorer, batches: list[int], lengths: list[int], root: str | None
 ) -> dict[tuple[int, int], list[Pair]]:
     """The pairs of requests by batch size and length."""
-    taken = lengths or [length for length in (16, 32, 64, 128) if length <= scorer.card.max_length]
-    words = WORDS
+    words: Sequence[str] = WORDS
     if root is not None:
         texts = pairs_of_root(root, scorer, 500)
         words = sorted({word for pair in texts for text in pair for word in text.split()})
-    sizes = batches or [1, 8, 32, 128]
-    made = {length: pairs_of_length(scorer, length, max(sizes), words) for length in taken}
-    return {(batch, length): made[length][:batch] for length in taken for batch in sizes}
+    made = {length: pairs_of_length(scorer, length, max(batches), words) for length in lengths}
+    return {(batch, length): made[length][:batch] for length in lengths for batch in batches}
 
 
 def _measure(

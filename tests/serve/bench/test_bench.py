@@ -9,6 +9,7 @@ import pytest
 from lrkd.__main__ import main
 from lrkd.errors import UserError
 from lrkd.serve import Scorer
+from lrkd.serve.bench.command import bench
 from lrkd.serve.bench.contender import Contender, Worker
 from lrkd.serve.bench.measure import Cell, Timing
 from lrkd.serve.bench.report import Results, draw, markdown
@@ -37,7 +38,7 @@ def test_a_contender_that_cannot_run_says_why(exported, tmp_path):
     with pytest.raises(UserError, match=r"ours cannot run: .*no card\.json in it"):
         Worker(Contender("ours", "export", tmp_path), 1)
     with pytest.raises(UserError, match="--teacher needs --root"):
-        main(["bench", "--model", str(exported("mlp")[1]), "--teacher", "x", "--out", str(tmp_path)])
+        bench(model=exported("mlp")[1], teacher="x", out=tmp_path)
 
 
 def results(exported):
