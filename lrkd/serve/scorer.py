@@ -202,8 +202,8 @@ class Scorer:
 def token_batches(lengths: np.ndarray, budget: int, longest: int) -> Iterator[tuple[np.ndarray, int]]:
     """Pairs of like length together, so that there is next to no padding, and none that depends on the neighbours.
 
-    Every pair is padded to the next multiple of :data:`STEP`, and a batch holds pairs of one padded length. So a pair is
-    computed in the same shape whatever else is scored, and rounding, which integers would amplify, is the same, too.
+    Every pair is padded to the next multiple of :data:`STEP`, and a batch holds pairs of one padded length. So a pair
+    is computed in the same shape whatever else is scored, and rounding, which integers would amplify, is the same.
 
     Args:
         lengths: (N,) tokens of each pair.
