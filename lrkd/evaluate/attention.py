@@ -159,7 +159,7 @@ def _read(model: StudentLRKD, query: str, title: str) -> tuple[TripleBatch, tupl
     import torch
     from transformers import AutoTokenizer
 
-    from lrkd.data.tokens import FlatTokens, PairLayout, TokenCache
+    from lrkd.data.pair_tokens import FlatTokens, PairLayout, TokenCache
     from lrkd.data.types import ItemText, TripleBatch
     from lrkd.pretrained import resolve
 
@@ -171,7 +171,7 @@ def _read(model: StudentLRKD, query: str, title: str) -> tuple[TripleBatch, tupl
     tokenizer: Any = AutoTokenizer.from_pretrained(resolve(model.hparams["encoder"]))
     layout = PairLayout.of(tokenizer)
     encodings = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    flat_query, flat_item = (FlatTokens(np.array(e.ids), np.array([0, len(e.ids)])) for e in encodings)
+    flat_query, flat_item = (FlatTokens.of([encoding.ids]) for encoding in encodings)
     cache = TokenCache(flat_query, flat_item, layout, settings["max_length"], settings["query_cap"])
     tensors = {name: torch.from_numpy(a).to(model.device) for name, a in cache.batch(np.zeros(1, np.int64)).items()}
     one = torch.zeros(1, dtype=torch.long, device=model.device)
