@@ -33,6 +33,7 @@ STAGES = {
     "sweep": ("lrkd.experiments.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: a table and a picture"),
     "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
+    "serve": ("lrkd.serve.server:serve", "an exported student over HTTP, with a page for people"),
 }
 
 

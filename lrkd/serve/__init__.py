@@ -1,0 +1,1 @@
+"""A trained student without torch: its export, the scorer that reads it, and the server."""
