@@ -98,10 +98,8 @@ class Service:
         """``/rank``: the items' verdicts, best first; those without one last."""
         asked, found, explained = await self._answer(request, self.reader.rank)
         results = self._results(asked, found, explained)
-        gains = [item.gain if isinstance(item, Verdict) else -1.0 for item in found]
-        return _status(found), {
-            "results": [results[place] for place in sorted(range(len(gains)), key=lambda n: -gains[n])]
-        }
+        ranked = sorted(zip(found, results, strict=True), key=lambda both: _from_best(both[0]))
+        return _status(found), {"results": [result for _, result in ranked]}
 
     @contextmanager
     def counted(self, endpoint: str, status: Callable[[], int]) -> Iterator[None]:
