@@ -176,17 +176,20 @@ class Batcher:
 
     def _verdicts(self, pairs: list[Pair]) -> list[Verdict | ItemError]:
         try:
-            scored = self.scorer.score(pairs)
+            return self._score(pairs)
         except Exception as error:
             if len(pairs) == 1:
                 return [_failure(error)]
             half = len(pairs) // 2
             return self._verdicts(pairs[:half]) + self._verdicts(pairs[half:])
+
+    def _score(self, pairs: list[Pair]) -> list[Verdict | ItemError]:
+        scored = self.scorer.score(pairs)
         finite = np.isfinite(scored.probabilities).all(axis=1).tolist()
         latents = [None] * len(pairs) if scored.latents is None else scored.latents
         columns = (scored.labels, scored.gains.tolist(), scored.probabilities, scored.tokens_cut.tolist(), latents)
-        rows = zip(finite, *columns, strict=True)
-        return [Verdict(*row) if fine else _failure(None) for fine, *row in rows]
+        rows = zip(pairs, finite, *columns, strict=True)
+        return [Verdict(*row) if fine else _failure(None) for _, fine, *row in rows]
 
 
 def _failure(error: Exception | None) -> ItemError:

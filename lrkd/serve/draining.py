@@ -41,7 +41,7 @@ class DrainingServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=service.limits.connections,
+            limit_concurrency=service.limits.connections + 1,  # Uvicorn refuses from this number on
             timeout_graceful_shutdown=CLOSING,
         )
         super().__init__(config)

@@ -267,7 +267,7 @@ def test_a_dead_scorer_is_no_healthy_server(serve, scorer):
 
 
 def test_beyond_the_connections_clients_are_told_so(serve):
-    served, _ = serve(limits={"connections": 3})
+    served, _ = serve(limits={"connections": 2})
     held = [served.send(["GET /health HTTP/1.1"]) for _ in range(2)]
     assert all(connection.recv(1000).startswith(b"HTTP/1.1 200") for connection in held)
     assert served.ask("/health").status == 503

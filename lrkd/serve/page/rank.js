@@ -26,7 +26,7 @@ async function ask(path, body) {
   const options = body && { method: "POST", body: JSON.stringify(body) };
   if (body) headers["Content-Type"] = "application/json";
   const response = await fetch(path, { ...options, headers });
-  const answer = await response.json();
+  const answer = await response.json().catch(() => ({ error: { message: `the server says ${response.status} ${response.statusText}` } }));
   if (response.status === 401) $("key-field").hidden = false;
   if (answer.error) throw new Error(answer.error.where ? `${answer.error.where}: ${answer.error.message}` : answer.error.message);
   return answer;
