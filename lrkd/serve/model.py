@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from lrkd.data.types import LabelSet
     from lrkd.evaluate.explain.index import ExplanationIndex
     from lrkd.serve.batcher import Verdict
+    from lrkd.serve.card import StudentCard
     from lrkd.serve.scorer import Scorer
 
 EXPLANATIONS, EXAMPLES = "explanations", "examples.json"
 
+_IDENTITY = ("method", "seed", "fold", "checkpoint", "latents")
 _TRIAL = {"query": "red mug", "title": "Mug", **dict.fromkeys(("description", "brand", "color", "bullets"), "red")}
 
 
@@ -111,14 +113,22 @@ def prepare(scorer: Scorer, index: ExplanationIndex | None, examples: Sequence[d
     """
     trial = scorer.score([_TRIAL])
     if index is not None:
-        wanted = (index.latents, index.vectors.shape[1])
-        has = None if trial.latents is None else trial.latents.shape[1:]
-        if has != wanted:
-            raise UserError(
-                f"{folder / EXPLANATIONS}: made for latents {wanted}, but the model has {has or 'none'}; "
-                "make it again with `python -m lrkd explain --save_index`, from the run that was exported"
-            )
+        latents = None if trial.latents is None else trial.latents.shape[1:]
+        _check_index(index, scorer.card, latents, folder / EXPLANATIONS)
     return Model(scorer, index, examples)
+
+
+def _check_index(index: ExplanationIndex, card: StudentCard, latents: tuple[int, ...] | None, folder: Path) -> None:
+    """Rationales lie where one run's latents do: another run's would explain nothing, and look as if they did."""
+    served = {"method": card.method, **card.source, "latents": latents}
+    made = {**index.about, "latents": (index.latents, index.vectors.shape[1])}
+    differ = [name for name in _IDENTITY if name in made and name in served and made[name] != served[name]]
+    if differ:
+        told = ", ".join(f"{name} {made[name]} and not {served[name]}" for name in differ)
+        raise UserError(
+            f"{folder}: made for another student ({told}); make it again with `python -m lrkd explain --save_index`, "
+            "from the run that was exported"
+        )
 
 
 def _examples(file: Path) -> list[dict[str, Any]]:

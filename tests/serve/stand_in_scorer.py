@@ -35,7 +35,13 @@ class StandInScorer:
     """All of the query's words: Exact; more than half: Substitute; some: Complement; none: Irrelevant."""
 
     def __init__(self, item_text="{title}", latents=None):
-        self.card = SimpleNamespace(method="stand_in", label_set=ESCI, item_text=ItemText(item_text), max_length=16)
+        self.card = SimpleNamespace(
+            method="stand_in",
+            label_set=ESCI,
+            item_text=ItemText(item_text),
+            max_length=16,
+            source={"seed": 0, "fold": 1},
+        )
         self.latents = latents
         self.batches = []
         self.delay = 0.0
@@ -78,6 +84,7 @@ class StandInIndex:
     matrix, so what is nearest is known."""
 
     latents = 1
+    about = {"method": "stand_in", "seed": 0, "fold": 1, "consistent": True}  # noqa: RUF012
     perspectives = {"business_rule": 0, "user_intent": 0}  # noqa: RUF012
     bounds = np.array([0, 3, 6])
     vectors = np.concatenate([np.eye(4, dtype=np.float32)[:3]] * 2)

@@ -349,10 +349,20 @@ def test_scores_are_explained_by_the_nearest_rationales(serve):
     assert all("explanations" not in result for result in plain)
 
 
-def test_rationales_of_another_model_are_refused(tmp_path):
-    for latents, said in ((None, "has none"), (UNIT_LATENTS[..., :3], r"has \(1, 3\)")):
-        with pytest.raises(UserError, match=rf"explanations: made for latents \(1, 4\), but the model {said}"):
-            prepare(StandInScorer(latents=latents), StandInIndex(), [], tmp_path)
+@pytest.mark.parametrize(
+    ("latents", "about", "said"),
+    [
+        (None, {}, r"latents \(1, 4\) and not None"),
+        (UNIT_LATENTS[..., :3], {}, r"latents \(1, 4\) and not \(1, 3\)"),
+        (UNIT_LATENTS, {"method": "other", "seed": 2}, "method other and not stand_in, seed 2 and not 0"),
+        (UNIT_LATENTS, {"fold": None}, "fold None and not 1"),
+    ],
+)
+def test_rationales_of_another_student_are_refused(tmp_path, latents, about, said):
+    index = StandInIndex()
+    index.about = index.about | about
+    with pytest.raises(UserError, match=rf"explanations: made for another student \({said}\)"):
+        prepare(StandInScorer(latents=latents), index, [], tmp_path)
 
 
 def test_the_documented_schema_holds_for_requests_and_answers(serve):
