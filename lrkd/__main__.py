@@ -36,6 +36,7 @@ STAGES = {
     "score": ("lrkd.serve.score_files:score", "a file of pairs of any size into a file of scores, without torch"),
     "bench": ("lrkd.serve.bench.command:bench", "latency and pairs a second, beside CrossEncoder and a teacher"),
     "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
+    "serve": ("lrkd.serve.server:serve", "an exported student over HTTP, with a page for people"),
 }
 
 
