@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from contextlib import suppress
 from time import monotonic
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,16 +16,18 @@ from lrkd.serve.service import Service
 
 GRACE = 0.5
 """Seconds for which the server listens on after a signal even if nothing is left to do: clients and balancers hear 503
-with ``Connection: close``, so hardly any sends a request into a connection that is just being closed."""
+with ``Connection: close``, so hardly any sends a request into a connection that is just being closed. For as long
+again, once it no longer listens, it waits for the requests of those who had connected by then."""
 
 CLOSING = 5
 """Seconds for which answers may take to be written at the end."""
 
 
 class DrainingServer(uvicorn.Server):
-    """Ends in three steps: refuse what is new, answer what was accepted, close.
+    """Ends in three steps: refuse what is new while answering what was accepted, stop listening, close.
 
-    Uvicorn alone closes the listening socket at the signal, and afterwards ends the process by that same signal.
+    Uvicorn alone closes the listening socket at the signal, which resets those whom the kernel had let in, and
+    afterwards ends the process by that same signal.
 
     Args:
         app: The application.
@@ -50,10 +55,13 @@ class DrainingServer(uvicorn.Server):
         self.greeting = greeting
         self._told = False
         self._signalled = 0.0
+        self._deaf_since: float | None = None
+        self._listening: list[socket.socket] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept connections."""
         await super().startup(sockets)
+        self._listening = list(sockets or [])
         print(self.greeting, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -68,10 +76,34 @@ class DrainingServer(uvicorn.Server):
         """Asked ten times a second whether to close."""
         if self.service.draining:
             self._tell()
-            waited = monotonic() - self._signalled
-            done = not self.service.accepted and waited >= GRACE
-            self.should_exit = self.should_exit or done or waited >= self.seconds
+            await self._drain(monotonic())
         return await super().on_tick(counter)
+
+    async def _drain(self, now: float) -> None:
+        idle = not self.service.accepted
+        if idle and self._deaf_since is None and now - self._signalled >= GRACE:
+            await self._stop_listening()
+            self._deaf_since = now
+        done = idle and self._deaf_since is not None and now - self._deaf_since >= GRACE
+        self.should_exit = self.should_exit or done or now - self._signalled >= self.seconds
+
+    async def _stop_listening(self) -> None:
+        """Close the listening sockets, and let those in whom the kernel has connected: closing would reset them."""
+        connected: list[socket.socket] = []
+        for listening in self._listening:
+            with suppress(BlockingIOError):
+                while True:
+                    connected.append(listening.accept()[0])
+        for server in self.servers:
+            server.close()
+        for connection in connected:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: type[Any] = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(self.config, self.server_state, self.lifespan.state)
+        return made
 
     def _tell(self) -> None:
         if not self._told:  # not by the signal's handler, which may interrupt another print

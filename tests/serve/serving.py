@@ -47,9 +47,13 @@ class Served:
         finally:
             connection.close()
 
+    def connect(self):
+        """An open socket."""
+        return socket.create_connection((self.host, self.port), timeout=30)
+
     def send(self, head, body=b""):
         """An open socket to which a request's lines, and perhaps not all of its body, were written."""
-        connection = socket.create_connection((self.host, self.port), timeout=30)
+        connection = self.connect()
         connection.sendall("\r\n".join([*head, "Host: test", "", ""]).encode() + body)
         return connection
 
