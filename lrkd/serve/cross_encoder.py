@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 
 
-class StudentModule(Module):  # type: ignore[misc]
+class StudentModule(Module):
     """The one module of a CrossEncoder whose score is the expected gain, so that ``predict`` and ``rank`` order by it.
 
     Pairs are (query, item's text), laid out as in training: the item gives way first. ``forward`` leaves probabilities
@@ -41,7 +41,7 @@ class StudentModule(Module):  # type: ignore[misc]
     save_in_root = True
 
     def __init__(self, student: StudentLRKD, tokenizer: Tokenizer, settings: dict[str, Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.student, self.tokenizer, self.settings = student.eval(), tokenizer, settings
         self.layout = PairLayout.read(tokenizer, settings["pad_id"], TOKENIZER)
 
@@ -64,8 +64,8 @@ class StudentModule(Module):  # type: ignore[misc]
         """Adds ``scores`` (B, 1), ``probabilities`` (B, C) and, where there are any, ``latents`` (B, P, R)."""
         ids = features["ids"]
         none = ids.new_full((len(ids),), -1)
-        names = ("ids", "mask", "segments", "type_ids")
-        output = self.student(TripleBatch(none, none, label=none, **{name: features[name] for name in names}))
+        tokens = (ids, features["mask"], features["segments"], features["type_ids"])
+        output = self.student(TripleBatch(none, none, *tokens, none))
         probabilities = torch.softmax(output.logits.float() / self.student.temperature, -1)
         gains = probabilities.new_tensor(self.student.label_set.gains)
         features["probabilities"], features["scores"] = probabilities, (probabilities @ gains).unsqueeze(1)
@@ -84,16 +84,28 @@ class StudentModule(Module):  # type: ignore[misc]
         return self.settings
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Read what :meth:`save` wrote, from a folder or the hub."""
-        names = ("token", "cache_folder", "revision", "local_files_only")
-        where = {"subfolder": subfolder, **{name: kwargs[name] for name in names if name in kwargs}}
+        where: dict[str, Any] = {"subfolder": subfolder, "token": token, "cache_folder": cache_folder}
+        where |= {"revision": revision, "local_files_only": local_files_only}
         settings = cls.load_config(model_name_or_path, **where)
         made = component_factory(
             {"class_path": settings["class_path"], "init_args": settings["init_args"]}, StudentLRKD, "config.json"
         )
-        tokenizer = Tokenizer.from_file(cls.load_file_path(model_name_or_path, filename=TOKENIZER, **where))
-        module = cls(made(), tokenizer, settings)
+        file = cls.load_file_path(model_name_or_path, filename=TOKENIZER, **where)
+        if file is None:
+            raise UserError(f"{model_name_or_path}: no {TOKENIZER} in it; export the student again")
+        module = cls(made(), Tokenizer.from_file(file), settings)
         return cast(Self, cls.load_torch_weights(model_name_or_path, model=module, **where))
 
 

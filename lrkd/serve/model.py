@@ -77,7 +77,7 @@ class Model:
         Each is about another pair, which it names.
         """
         assert self.index is not None
-        latents = np.stack([verdict.latents for verdict in verdicts])
+        latents = np.array([verdict.latents for verdict in verdicts])
         sizes = np.diff(self.index.bounds)
         nearest = self.index.search(latents, min(neighbours, int(sizes.min())))
         rows = iter(self.index.rationales.take(nearest.place.ravel()).to_pylist())

@@ -29,7 +29,7 @@ _REFUSALS = {
 
 def openapi(service: Service) -> dict[str, Any]:
     """OpenAPI 3.1, in plain types."""
-    key = {"security": [{"key": []}]} if service.needs_key else {}
+    key: dict[str, Any] = {"security": [{"key": []}]} if service.needs_key else {}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "lrkd", "version": __version__, "description": _INTRODUCTION},

@@ -141,8 +141,9 @@ class Service:
     ) -> list[Verdict | ItemError]:
         """The batcher's answer. If it takes too long or the client goes away, its items leave the queue."""
         gone = asyncio.ensure_future(_disconnected(request))
+        either: set[asyncio.Future[Any]] = {future, gone}
         try:
-            await asyncio.wait({future, gone}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if future.done():
                 return future.result()
             if gone.done():

@@ -96,11 +96,12 @@ def compare_on_split(
     scored = torch.from_numpy(scorer.score_texts(*_texts(data, rows)).probabilities)
     gold = pc.index_in(data.pairs["label"].take(pa.array(rows)), value_set=pa.array(student.label_set.labels))
     labels = torch.from_numpy(gold.to_numpy().astype(np.int64))
-    macro = [
+    exported, in_torch = (
         float(classification_metrics(each, labels, student.label_set)["macro_f1"]) for each in (scored, probabilities)
-    ]
+    )
     changed = int((scored.argmax(1) != probabilities.argmax(1)).sum())
-    return SplitCheck(split, len(rows), *macro, changed, float((scored - probabilities).abs().max()))
+    difference = float((scored - probabilities).abs().max())
+    return SplitCheck(split, len(rows), exported, in_torch, changed, difference)
 
 
 def student_logits(student: StudentLRKD, tokens: TokenCache, rows: np.ndarray) -> Tensor:

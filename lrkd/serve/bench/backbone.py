@@ -8,19 +8,19 @@ from pathlib import Path
 from lrkd.errors import UserError
 
 
-def write_backbone(model: Path, folder: Path) -> None:
+def write_backbone(export: Path, folder: Path) -> None:
     """Write the encoder with an untrained linear head: what a CrossEncoder computes does not depend on its weights.
 
     Args:
-        model: A folder that ``export`` wrote, with ``cross_encoder``.
+        export: A folder that ``export`` wrote, with ``cross_encoder``.
         folder: The folder to make.
 
     Raises:
-        UserError: ``model`` has no ``cross_encoder``.
+        UserError: ``export`` has no ``cross_encoder``.
     """
-    settings = model / "cross_encoder" / "config.json"
+    settings = export / "cross_encoder" / "config.json"
     if not settings.is_file():
-        raise UserError(f"{model}: holds no cross_encoder, from which the peers' backbone is made; export it with one")
+        raise UserError(f"{export}: holds no cross_encoder, from which the peers' backbone is made; export it with one")
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from lrkd.pretrained import load_tokenizer
@@ -29,7 +29,8 @@ def write_backbone(model: Path, folder: Path) -> None:
     encoder = dict(init["encoder_config"])
     labels = init["label_set"]["labels"]
     config = AutoConfig.for_model(encoder.pop("model_type"), **encoder, num_labels=len(labels))
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
     tokenizer = load_tokenizer(init["encoder"])
     tokenizer.model_max_length = json.loads(settings.read_text(encoding="utf-8"))["max_length"]
     tokenizer.save_pretrained(folder)

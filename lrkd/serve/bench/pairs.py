@@ -47,7 +47,7 @@ def _text(scorer: Scorer, tokens: int, words: Sequence[str], generator: np.rando
     """Words of so many tokens together."""
     chosen: list[str] = []
     for _ in range(TRIES * tokens):
-        tried = [*chosen, words[generator.integers(len(words))]]
+        tried = [*chosen, words[int(generator.integers(len(words)))]]
         count = scorer.count_tokens(" ".join(tried))
         if count == tokens:
             return " ".join(tried)

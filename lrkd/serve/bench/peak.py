@@ -23,6 +23,7 @@ def peak_operations(precision: str, threads: int) -> float:
     from onnx import TensorProto, helper
 
     generator = np.random.default_rng(0)
+    dtype: type[np.generic]
     if precision == "int8":
         kind, dtype, out = TensorProto.UINT8, np.uint8, TensorProto.INT32
         weight = onnx.numpy_helper.from_array(generator.integers(-127, 128, (SIDE, SIDE), dtype=np.int8), "w")

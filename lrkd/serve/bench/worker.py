@@ -53,7 +53,7 @@ def load_cross_encoder(folder: str, threads: int, backend: str, precision: str) 
         hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
         config = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "THROUGHPUT"}
         settings = {"ov_config": config}
-    model = CrossEncoder(folder, device="cpu", backend=backend, model_kwargs=settings)  # type: ignore[arg-type]
+    model = CrossEncoder(folder, device="cpu", backend=backend, model_kwargs=settings)
 
     def score(pairs: Pairs, size: int) -> object:
         return model.predict(pairs, batch_size=size, apply_softmax=True, show_progress_bar=False)
