@@ -14,6 +14,7 @@ import yaml
 from lrkd.data.pairs import file_fingerprint, write_table
 from lrkd.data.triples import TripleDataModule
 from lrkd.data.types import LABEL_SETS, PAIRS_SCHEMA
+from lrkd.serve.onnx_model import TensorStudent
 from lrkd.serve.split_gate import student_logits
 from lrkd.student import StudentLRKD
 
@@ -41,9 +42,23 @@ def make_student(encoder, name="mlp", **arguments):
     torch.manual_seed(0)
     settings = {"label_set": ESCI.to_dict(), "target_size": 8, "text": TEXT, "pooling": "cls"}
     student = StudentLRKD(encoder, **(settings | STUDENTS.get(name, {}) | arguments)).eval()
-    torch.nn.init.normal_(student.head.weight, std=2.0)  # the latents count, and the labels differ
+    torch.nn.init.normal_(student.head.weight)  # so that the latents count
     student.temperature.fill_(1.7)
+    spread_logits(student)
     return student
+
+
+@torch.no_grad()
+def spread_logits(student):
+    """Scale and shift the head until the logits of random pairs have mean 0 and deviation 2: their labels differ."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, student.encoder.config.vocab_size, (64, 14), generator=generator)
+    segments = (torch.arange(14) > 5).long().expand(64, 14)
+    network = TensorStudent(student)
+    logits = network(ids, torch.ones_like(ids, dtype=torch.bool), segments, torch.zeros_like(ids))[0]
+    scale = 2 / logits.std(0)
+    student.head.weight.mul_(scale.unsqueeze(1))
+    student.head.bias.sub_(logits.mean(0)).mul_(scale)
 
 
 def make_run(folder, student, root, cache, **data):

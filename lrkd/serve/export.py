@@ -19,6 +19,8 @@ from lrkd.hparams import component_factory
 from lrkd.runs import RunRecord, read_run
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lrkd.data.triples import TripleDataModule
     from lrkd.serve.card import StudentCard
     from lrkd.serve.parity import Parity
@@ -64,10 +66,13 @@ def export_student(
     """
     if out.exists():
         raise UserError(f"{out}: is there already; give another --out, or delete it")
+    from lrkd.serve.split_gate import labelled_rows
+
     record = read_run(run)
     student, data = load_student(record, root)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"read {record.checkpoint}")
+    rows = labelled_rows(student, data, split, max_pairs)
     with _work_folder(out) as folder:
         parity = _write_graph(student, data, folder, precision)
         console.print(
@@ -75,7 +80,7 @@ def export_student(
             f"{parity.logits:.1g} in logits, {parity.latents:.1g} in latents"
         )
         card = _card(record, student, data, precision, parity).write(folder)
-        card = _gate(student, data, card, folder, split, max_drop, max_pairs)
+        card = _gate(student, data, card, folder, split, rows, max_drop)
         found = card.checks["split"]
         console.print(
             f"  {found['pairs']:,} pairs of {split}: macro-F1 {found['macro_f1']:.4f}, in torch "
@@ -160,6 +165,7 @@ def _card(
 ) -> StudentCard:
     from torch import nn
 
+    from lrkd.data.pairs import file_fingerprint
     from lrkd.evaluate.attention import latent_names
     from lrkd.pretrained import load_tokenizer
     from lrkd.serve.card import StudentCard
@@ -168,6 +174,7 @@ def _card(
     facts = {"run": str(record.path), "seed": record.seed, "fold": record.fold, "best": record.best}
     linear = [module for module in student.encoder.modules() if isinstance(module, nn.Linear)]
     source = facts | {
+        "checkpoint": file_fingerprint(record.checkpoint),
         "encoder": student.hparams["encoder"],
         "multiplications_a_token": sum(layer.weight.numel() for layer in linear),
         "parameters": record.parameters,
@@ -207,14 +214,14 @@ def _gate(
     card: StudentCard,
     folder: Path,
     split: Literal["val", "test"],
+    rows: np.ndarray,
     max_drop: float,
-    max_pairs: int,
 ) -> StudentCard:
     """The second gate; the card with what it found."""
     from lrkd.serve.scorer import Scorer
     from lrkd.serve.split_gate import compare_on_split
 
-    found = compare_on_split(student, Scorer(folder), data, split, max_pairs)
+    found = compare_on_split(student, Scorer(folder), data, split, rows)
     found.require(max_drop)
     return replace(card, checks=card.checks | {"split": found.to_dict()}).write(folder)
 

@@ -71,17 +71,14 @@ class SplitCheck:
             )
 
 
-def compare_on_split(
-    student: StudentLRKD, scorer: Scorer, data: TripleDataModule, split: GateSplit, limit: int
-) -> SplitCheck:
-    """Score a split's labelled pairs with both.
+def labelled_rows(student: StudentLRKD, data: TripleDataModule, split: GateSplit, limit: int) -> np.ndarray:
+    """Rows (N,) of a split's labelled pairs in ``pairs.parquet``, in ascending order.
 
     Args:
-        student: In eval mode.
-        scorer: Its export; it gets texts, so that its tokenizer and its truncation are compared, too.
-        data: The student's data.
+        student: Whose data it must be.
+        data: The data; is set up here.
         split: Which pairs.
-        limit: At most so many pairs, drawn by a fixed seed.
+        limit: At most so many, drawn by a fixed seed.
 
     Raises:
         UserError: The split has no labelled pair, or the data are not the student's.
@@ -92,6 +89,21 @@ def compare_on_split(
     rows = (data.val_dataloader() if split == "val" else data.test_dataloader()).dataset.rows  # type: ignore[attr-defined]
     if len(rows) > limit:
         rows = np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
+    return rows
+
+
+def compare_on_split(
+    student: StudentLRKD, scorer: Scorer, data: TripleDataModule, split: GateSplit, rows: np.ndarray
+) -> SplitCheck:
+    """Score a split's labelled pairs with both.
+
+    Args:
+        student: In eval mode.
+        scorer: Its export; it gets texts, so that its tokenizer and its truncation are compared, too.
+        data: The student's data.
+        split: Which pairs.
+        rows: (N,) what :func:`labelled_rows` gave.
+    """
     probabilities = torch.softmax(student_logits(student, data.tokens, rows) / student.temperature, -1)
     scored = torch.from_numpy(scorer.score_texts(*_texts(data, rows)).probabilities)
     gold = pc.index_in(data.pairs["label"].take(pa.array(rows)), value_set=pa.array(student.label_set.labels))

@@ -91,7 +91,7 @@ def test_bad_rows_are_set_aside_with_their_line_and_reason(exported, tmp_path, c
     assert "6 rows read = 2 scored + 4 set aside" in shown
     assert "set aside because title: empty: 1" in shown
     assert f"and {tmp_path / 'scored.rejected.jsonl'}" in shown
-    with pytest.raises(UserError, match=r"pairs\.csv, line 3, column 'query': empty .*leave out `--on_error raise`"):
+    with pytest.raises(UserError, match=r"pairs\.csv, line 5: 4 fields .*leave out `--on_error raise`"):
         score(model=folder, input=file, output=out, on_error="raise")
     assert pq.read_table(out).num_rows == 2, "what was there stays whole"
     write_csv(file, PAIRS[:2])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import ITEMS, QUERIES
-from exported_students import STUDENTS, TEXT
+from exported_students import TEXT
 from transformers import AutoTokenizer
 
 from lrkd.data.pair_tokens import PairLayout, TokenCache
@@ -54,7 +54,10 @@ def in_torch(student, pairs, tmp_path):
     return tokens, torch.softmax(logits / student.temperature, -1).numpy(), latents[0].numpy() if latents else None
 
 
-@pytest.mark.parametrize("name", [*STUDENTS, "roberta"])
+GRAPHS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gat_similarity", "gat_full")]
+
+
+@pytest.mark.parametrize("name", ["encoder", "mlp", "poly", "gat", *GRAPHS, "roberta"])
 def test_scores_are_those_of_the_student_in_torch(name, exported, tmp_path):  # traps 21, 22, 43
     student, folder = exported(name)
     tokens, probabilities, latents = in_torch(student, pairs(), tmp_path)
@@ -85,8 +88,7 @@ def test_token_ids_are_those_of_training(name, exported, tmp_path):  # trap 26
     assert mine["mask"].sum(1).max() == TEXT["max_length"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["mlp", "gat"])
+@pytest.mark.parametrize(("name", "precision"), [("mlp", "float32"), ("mlp", "int8"), ("gat", "float32")])
 def test_the_batch_changes_nothing(name, precision, exported):  # trap 21
     _, folder = exported(name, precision)
     together = Scorer(folder).score(pairs())
