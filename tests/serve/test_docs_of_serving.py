@@ -1,4 +1,4 @@
-"""What docs/server.md says is so, and every command of docs/zero_to_served.md runs."""
+"""What docs/server.md says is so; the commands of serving.md, latency.md and zero_to_served.md run."""
 
 import csv
 import json
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ITEMS, QUERIES
+from exported_students import make_run, make_student, root_that_agrees
 from stand_in_scorer import StandInScorer, service_over
 
 from lrkd.__main__ import STAGES, main
@@ -82,6 +83,10 @@ def test_extras_that_are_installed_exist():
     assert {"serve"} <= named <= set(extras)
 
 
+QUICK = ["--batches=1", "--lengths=8", "--threads=1", "--rounds=1", "--seconds=0.01", "--stream_pairs=12"]
+EXPLAINS = "explain" in STAGES
+
+
 class Walk:
     """Runs the page's commands in a folder, in order; what ``&`` sets going is ended by ``kill``."""
 
@@ -92,7 +97,9 @@ class Walk:
 
     def run(self, line):
         words = shlex.split(line.replace("8080", str(self.port)))
-        if words[0] == "pip":
+        if not EXPLAINS:
+            words = [word.replace(', "explain": 1', "") for word in words]
+        if words[0] == "pip" or ("explain" in words and not EXPLAINS):
             return
         if words[0] == "kill":
             self.server.send_signal(signal.SIGTERM)
@@ -108,6 +115,8 @@ class Walk:
             assert words[:3] == ["python", "-m", "lrkd"], line
             if words[3:5] == ["rationales", "embed"]:
                 self.write_rationales()
+            if words[3] == "bench":
+                words += QUICK
             main(words[3:])
 
     def write_rationales(self):
@@ -137,9 +146,25 @@ def walk(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not {"export", "explain", "score"} <= set(STAGES), reason="not all of the page's stages are here yet"
-)
+def test_commands_of_serving_and_latency_run(walk, tiny_encoder, tiny_root):
+    root = Path("runs/quickstart/data")
+    student = make_student(tiny_encoder, "mlp")
+    root_that_agrees(root, tiny_root, student, walk.folder / "cache")
+    make_run(Path("runs/quickstart/lrkd_mlp-seed0"), student, root, walk.folder / "cache")
+    for name in ("serving.md", "latency.md"):
+        blocks = BLOCK.findall((ROOT / "docs" / name).read_text(encoding="utf-8"))
+        assert len(blocks) >= 2
+        for kind, text in blocks:
+            if kind == "python":
+                exec(compile(text, name, "exec"), {})
+            else:
+                for line in text.splitlines():
+                    walk.run(line)
+    assert pq.read_table("runs/quickstart/scored.parquet").num_rows == len(ITEMS)
+    assert Path("runs/quickstart/bench_against/bench.png").is_file()
+
+
+@pytest.mark.slow
 def test_the_walk_from_a_csv_file_to_a_served_model(walk, capsys):
     with Path("my_pairs.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -161,7 +186,8 @@ def test_the_walk_from_a_csv_file_to_a_served_model(walk, capsys):
     gains = [result["gain"] for result in json.loads(ranked)["results"]]
     assert gains == sorted(gains, reverse=True)
     (explained,) = json.loads(scored)["results"]
-    assert {e["perspective"] for e in explained["explanations"]} == {"business_rule", "user_intent"}
+    if EXPLAINS:
+        assert {e["perspective"] for e in explained["explanations"]} == {"business_rule", "user_intent"}
     assert 'lrkd_items_total{outcome="scored"} 5.0' in metrics
     assert walk.server.returncode == 0
     assert pq.read_table("runs/scores.parquet").num_rows == len(ITEMS)
