@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from exported_students import make_run, make_student, root_that_agrees
 from torch import nn
 
+import lrkd
 from lrkd.__main__ import main
 from lrkd.data.pair_tokens import PairLayout
 from lrkd.errors import UserError
@@ -231,4 +233,5 @@ def test_int8_graph_has_integers_where_float_has_none(exported):
     sizes = {p: (exported("mlp", p)[1] / "model.onnx").read_bytes() for p in ("float32", "int8")}
     assert b"MatMulIntegerToFloat" in sizes["int8"]
     assert b"MatMulIntegerToFloat" not in sizes["float32"]
+    assert str(Path(lrkd.__file__).parent).encode() not in sizes["float32"], "nothing of this machine"
     assert len(sizes["int8"]) < len(sizes["float32"])
