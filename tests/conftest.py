@@ -281,7 +281,8 @@ def exported(tmp_path_factory, tiny_encoder, tiny_roberta, tiny_root):
             student = make_student(tiny_roberta if name == "roberta" else tiny_encoder, name, **arguments)
             root = root_that_agrees(place / "root", tiny_root, student, place / "cache")
             run = make_run(place / name, student, root, place / "cache")
-            export_student(run=run, out=place / "out", precision=precision)
+            drop = 0.005 if precision == "float32" else 0.1  # of 24 pairs one label is four points or more
+            export_student(run=run, out=place / "out", precision=precision, max_drop=drop)
             made[key] = student, place / "out"
         return made[key]
 

@@ -45,9 +45,7 @@ def make_student(encoder, name="mlp", **arguments):
     settings = {"label_set": ESCI.to_dict(), "target_size": 8, "text": TEXT, "pooling": "cls"}
     student = StudentLRKD(encoder, **(settings | STUDENTS.get(name, {}) | arguments)).eval()
     for layer in (m for m in student.encoder.modules() if type(m) is torch.nn.Linear):
-        torch.nn.init.normal_(
-            layer.weight, std=0.2
-        )  # at BERT's 0.02 the first token sees next to nothing of the others
+        torch.nn.init.normal_(layer.weight, std=0.2)  # with BERT's 0.02 the first token hardly sees others
     torch.nn.init.normal_(student.head.weight)  # so that the latents count
     student.temperature.fill_(1.7)
     spread_logits(student)
