@@ -102,8 +102,8 @@ def test_typed_items_are_ranked(open_page):
     assert cards.locator("h2").all_inner_texts() == ["Red mug", "Blue mug", "Tea towel"]
     first = cards.nth(0)
     assert first.locator(".gain b").inner_text() == "0.71"
-    assert first.get_by_role("listitem").all_inner_texts() == [
-        f"{label}\n{percent} %"
+    assert [item.inner_text().split("\n") for item in first.get_by_role("listitem").all()] == [
+        [label, f"{percent} %"]
         for label, percent in (("Exact", 70), ("Substitute", 10), ("Complement", 10), ("Irrelevant", 10))
     ]
     widths = first.locator(".bar").evaluate_all("bars => bars.map(b => b.clientWidth / b.parentElement.clientWidth)")
@@ -126,10 +126,10 @@ def test_texts_stay_texts(open_page):
 def test_all_can_be_done_from_the_keyboard(open_page):
     page = open_page(index=StandInIndex())
     places = []
-    for _ in range(6):
+    for _ in range(5):
         places.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
         page.keyboard.press("Tab")
-    assert places == ["query", "items", EXAMPLES[0]["query"], "rank", "explain", places[-1]]
+    assert places == ["query", "items", EXAMPLES[0]["query"], "explain", "rank"]
     page.get_by_role("button", name=EXAMPLES[0]["query"]).focus()
     page.keyboard.press("Enter")
     page.get_by_role("status").filter(has_text="3 items ranked in").wait_for()

@@ -40,7 +40,7 @@ async function load() {
     $("key").focus();
     return say("This server wants a key.", true);
   }
-  $("model").textContent = `${about.method}: ${about.labels.map((label) => label.name).join(", ")}`;
+  $("model").textContent = about.method;
   const fields = [...new Set(["title", ...about.fields])];
   $("columns").hidden = fields.length === 1;
   $("columns").textContent = `With tabs between: ${fields.join(", ")}, as pasted from a table.`;
@@ -128,9 +128,9 @@ function bars(result) {
     const percent = 100 * result.probabilities[name];
     const bar = make("div", { classes: `bar ${colour(place)}` });
     bar.style.width = `${percent}%`;
-    const text = make("span", {}, make("span", { text: name }), make("span", { text: `${percent.toFixed(0)} %` }));
     const track = make("div", { classes: "track", "aria-hidden": "true" }, bar);
-    list.append(make("li", { classes: name === result.label ? "top-label" : "" }, text, track));
+    const texts = [make("span", { text: name }), make("span", { text: `${percent.toFixed(0)} %` })];
+    list.append(make("li", { classes: name === result.label ? "top-label" : "" }, texts[0], track, texts[1]));
   });
   return list;
 }
