@@ -120,9 +120,18 @@ def _checks(card: StudentCard) -> str:
 
 
 def _source(card: StudentCard) -> str:
-    facts = [f"{name}: {value}" for name, value in card.source.items()]
-    versions = ", ".join(f"{name} {value}" for name, value in card.versions.items())
-    return "\n".join(f"- {fact}" for fact in [*facts, f"versions: {versions}"])
+    source, data = card.source, card.source["data"]
+    pairs = ", ".join(f"{number:,} {split}" for split, number in data["pairs"].items())
+    parameters = ", ".join(f"{name} {number:,}" for name, number in source["parameters"].items())
+    fold = "" if source["fold"] is None else f", fold {source['fold']}"
+    facts = {
+        "Run": f"{source['run']}, seed {source['seed']}{fold}; checkpoint `{source['checkpoint'][:16]}`",
+        "Data": f"{data['root']} ({pairs} pairs); `{data['fingerprint'][:16]}`",
+        "Encoder": source["encoder"],
+        "Parameters": parameters,
+        "Versions": ", ".join(f"{name} {value}" for name, value in card.versions.items()),
+    }
+    return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
 
 
 def _row(cells: Sequence[str]) -> str:

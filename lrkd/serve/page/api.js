@@ -9,6 +9,9 @@ function make(tag, { text, classes, ...attributes } = {}, ...children) {
   return element;
 }
 
+// Markdown's `code`, which descriptions have.
+const marked = (text) => text.split("`").map((part, n) => (n % 2 ? make("code", { text: part }) : part));
+
 const last = (reference) => reference.split("/").at(-1);
 
 function kind(schema) {
@@ -26,7 +29,7 @@ const range = (from, to) => (to === undefined ? "" : ` (${from ?? 0} to ${to.toL
 function rows(entries, heading) {
   const head = make("tr", {}, ...heading.map((text) => make("th", { text, scope: "col" })));
   const body = entries.map(([first, ...others]) =>
-    make("tr", {}, make("th", { scope: "row" }, make("code", { text: first })), ...others.map((text) => make("td", { text }))),
+    make("tr", {}, make("th", { scope: "row" }, make("code", { text: first })), ...others.map((text) => make("td", {}, ...marked(text)))),
   );
   return make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
 }
@@ -72,7 +75,7 @@ function schema(name, described) {
 
 async function load() {
   const api = await (await fetch("openapi.json")).json();
-  const lead = make("section", {}, make("h1", { text: `API of lrkd ${api.info.version}` }), make("p", { classes: "lead", text: api.info.description }));
+  const lead = make("section", {}, make("h1", { text: `API of lrkd ${api.info.version}` }), make("p", { classes: "lead" }, ...marked(api.info.description)));
   const operations = Object.entries(api.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, described]) => operation(method, path, described)),
   );
