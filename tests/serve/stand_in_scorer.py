@@ -79,6 +79,14 @@ class StandInScorer:
         )
 
 
+KETTLES = (
+    ("Kettle, green, 1.7 l", "A green kettle is asked for and sold.", "The shopper gets the kettle that they want."),
+    ("Kettle, white, 1.7 l", "White is not the colour that is asked for.", "It boils water all the same."),
+    ("Descaler for kettles", "It serves a kettle and is none.", "They want to boil water; this cleans what boils it."),
+)
+"""Items for "green kettle", one for each of the first three labels, with what two perspectives say."""
+
+
 class StandInIndex:
     """Three rationales a perspective, one for each of the first three labels; a latent is a label's row of the unit
     matrix, so what is nearest is known."""
@@ -94,11 +102,11 @@ class StandInIndex:
             {
                 "pair_id": f"p{n}",
                 "query": "green kettle",
-                "title": f"Kettle {n}",
+                "title": KETTLES[n % 3][0],
                 "label": ESCI.labels[n % 3],
                 "perspective": ("business_rule", "user_intent")[n // 3],
                 "sample": 0,
-                "rationale": f"Rationale {n} says that the kettle is {ESCI.labels[n % 3].lower()}.",
+                "rationale": KETTLES[n % 3][1 + n // 3],
                 "verdict": ESCI.labels[n % 3],
             }
             for n in range(6)

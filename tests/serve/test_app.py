@@ -345,9 +345,9 @@ def test_scores_are_explained_by_the_nearest_rationales(serve):
     assert complement["explanations"][0] == {
         "perspective": "business_rule",
         "similarity": 1.0,
-        "rationale": "Rationale 2 says that the kettle is complement.",
+        "rationale": "It serves a kettle and is none.",
         "verdict": "Complement",
-        "about": {"query": "green kettle", "title": "Kettle 2", "label": "Complement"},
+        "about": {"query": "green kettle", "title": "Descaler for kettles", "label": "Complement"},
     }
     assert len(complement["explanations"]) == 4
     plain = served.ask("/rank", {"query": "red mug", "items": items}).json()["results"]

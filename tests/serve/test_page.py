@@ -152,8 +152,8 @@ def test_scores_come_with_rationales_that_say_what_they_are(open_page):
         "business rule",
         "user intent",
     ]
-    assert "Rationale 0 says that the kettle is exact." in shown
-    assert "about “green kettle” and “Kettle 0”, labelled Exact" in shown
+    assert "A green kettle is asked for and sold." in shown
+    assert "about “green kettle” and “Kettle, green, 1.7 l”, labelled Exact" in shown
 
 
 def test_without_rationales_none_are_offered(open_page):
