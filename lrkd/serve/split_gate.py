@@ -86,7 +86,8 @@ def labelled_rows(student: StudentLRKD, data: TripleDataModule, split: GateSplit
     data.prepare_data()
     student.check_data(data, "test")
     data.setup("validate" if split == "val" else "test")
-    rows = (data.val_dataloader() if split == "val" else data.test_dataloader()).dataset.rows  # type: ignore[attr-defined]
+    loader: Any = data.val_dataloader() if split == "val" else data.test_dataloader()
+    rows: np.ndarray = loader.dataset.rows
     if len(rows) > limit:
         rows = np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
     return rows
