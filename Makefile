@@ -132,7 +132,7 @@ benchmarks-teacher: $(if $(MODEL),setup)
 benchmarks-serve: $(if $(MODEL),setup)
 	$(if $(MODEL),,$(error make benchmarks-serve MODEL=<folder that export wrote>))
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py sweep --model $(MODEL)
-	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py memory --model $(MODEL)
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py memory --model $(MODEL) --items 1
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py shutdown --model $(MODEL)
 	$(LRKD) bench --model $(MODEL) --root $(BENCHMARK_ROOT) --against torch-float32 torch-bfloat16 --out runs/benchmarks/bench
 

@@ -79,6 +79,9 @@ class Worker:
     def __init__(self, contender: Contender, threads: int) -> None:
         self.contender = contender
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the process
+        threading = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
+        # A worker is run as a file: with our interpreter it finds the modules that we found, lrkd among them.
+        path = {"PYTHONPATH": os.pathsep.join(sys.path)} if contender.python == sys.executable else {}
         command = [contender.python, str(Path(__file__).with_name("worker.py"))]
         self._process = subprocess.Popen(
             [*command, contender.kind, str(contender.folder), str(threads)],
@@ -86,7 +89,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)},
+            env=os.environ | threading | path,
         )
         self.versions: dict[str, str] = self._answer()["versions"]
 
