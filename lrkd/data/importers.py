@@ -18,6 +18,7 @@ from lrkd.data.import_formats import (
 )
 from lrkd.data.import_run import ImportCounts, ImportRun
 from lrkd.data.pairs import ParquetSink
+from lrkd.data.progress import file_progress
 from lrkd.data.row_files import RowFile, open_rows
 from lrkd.data.rows import OnError, RowErrors
 from lrkd.data.types import PAIRS_FILE, PAIRS_SCHEMA, LabelSet
@@ -25,7 +26,6 @@ from lrkd.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 REJECTS_FILE = "rejected.jsonl"
 
@@ -90,7 +90,7 @@ def import_data(
     with _work_folder(root) as folder:
         rejects = folder / REJECTS_FILE
         try:
-            with RowErrors(on_error, rejects) as errors, _progress() as progress:
+            with RowErrors(on_error, rejects) as errors, file_progress() as progress:
                 job = ImportRun(folder, files, sources, errors, progress)
                 with ParquetSink(root / PAIRS_FILE, PAIRS_SCHEMA) as sink:
                     job.run(sink)
@@ -130,14 +130,6 @@ def _work_folder(root: Path) -> Iterator[Path]:
         raise UserError(f"{root}: can't be written to: {error}; give another folder as --out") from error
     with folder as name:
         yield Path(name)
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
 
 
 def _print(job: ImportRun, root: Path) -> None:

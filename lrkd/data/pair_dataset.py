@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from lrkd.data.negatives import Negatives
 from lrkd.data.pair_targets import Targets
+from lrkd.data.pair_tokens import TokenCache
 from lrkd.data.sampler import BatchRequest
 from lrkd.data.soft_labels import SoftLabels
-from lrkd.data.tokens import TokenCache
 from lrkd.data.types import StepTotals, TripleBatch
 
 

@@ -17,12 +17,13 @@ from lrkd.data.loader import ResumableDataModule
 from lrkd.data.negatives import Negatives
 from lrkd.data.pair_dataset import PairDataset, Teaching
 from lrkd.data.pair_targets import Centring, TargetMode, Targets
+from lrkd.data.pair_tokens import PairLayout, TokenCache
 from lrkd.data.pairs import file_fingerprint, pairs_path, read_pairs
 from lrkd.data.rationales import merge_rationales, rationale_files
 from lrkd.data.soft_labels import JudgedPairs, SoftLabelMean, SoftLabelSource
 from lrkd.data.split_rows import group_queries, split_rows
 from lrkd.data.targets import FINGERPRINT, INDEX, VECTORS, TargetStore
-from lrkd.data.tokens import PairLayout, TokenCache, build_token_cache, load_flat
+from lrkd.data.tokens import build_token_cache, load_flat
 from lrkd.data.types import SPLITS, ItemText, LabelSet, TripleBatch
 from lrkd.errors import UserError
 from lrkd.pretrained import resolve

@@ -1,6 +1,7 @@
 """The vocabulary: label sets, the schemas on disk, the item's text, and the typed batch that reaches the model.
 
-This module imports neither torch nor lightning, so that the data commands start at once.
+This module imports neither torch nor lightning, so that the data commands start at once. What serving needs of it lies
+in modules of their own, which do without pyarrow, too.
 """
 
 from __future__ import annotations
@@ -8,17 +9,32 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
-from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import yaml
 
-from lrkd.errors import UserError
+from lrkd.data.item_text import ITEM_FIELDS, ItemText
+from lrkd.data.label_set import LABEL_SETS, LabelSet
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = [
+    "ITEM_FIELDS",
+    "LABEL_SETS",
+    "PAIRS_FILE",
+    "PAIRS_SCHEMA",
+    "PREFERENCES_FILE",
+    "PREFERENCES_SCHEMA",
+    "RATIONALES_FILE",
+    "RATIONALES_SCHEMA",
+    "SPLITS",
+    "ItemText",
+    "LabelSet",
+    "StepTotals",
+    "TripleBatch",
+    "normalise_query",
+]
 
 PAIRS_FILE = "pairs.parquet"
 RATIONALES_FILE = "rationales.parquet"
@@ -81,117 +97,7 @@ with another. ``prompt`` is the name of a perspective, or of the prompt book's n
 pair and book when it is used, so both sides have the same prompt. ``prompt_version`` is that of the rationales, null
 where they differ."""
 
-ITEM_FIELDS = ("title", "description", "brand", "color", "bullets", "category")
-"""The columns that an item-text template may name."""
-
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class LabelSet:
-    """The relevance labels of a data set, best first, with the gain that each is worth in NDCG.
-
-    Args:
-        name: What the set is called, e.g. ``esci``.
-        labels: The C label names in order; a label's place is its class index.
-        gains: One gain a label (C), at least 0.
-
-    Raises:
-        UserError: Fewer than two labels, a repeated name, or gains that do not match the labels.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    gains: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
-        object.__setattr__(self, "gains", tuple(float(gain) for gain in self.gains))
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            raise UserError(f"label set {self.name!r}: wants two or more different labels, has {list(self.labels)}")
-        if len(self.gains) != len(self.labels):
-            raise UserError(f"label set {self.name!r}: {len(self.labels)} labels but {len(self.gains)} gains")
-        if not all(0 <= gain < float("inf") for gain in self.gains):
-            raise UserError(f"label set {self.name!r}: gains must be finite and at least 0, got {list(self.gains)}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, as kept in checkpoints and ``run.json``."""
-        return {"name": self.name, "labels": list(self.labels), "gains": list(self.gains)}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> LabelSet:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            UserError: A key is missing or unknown.
-        """
-        if not isinstance(value, dict) or set(value) != {"name", "labels", "gains"}:
-            raise UserError(f"a label set has the keys name, labels and gains, got {value!r}")
-        return cls(value["name"], tuple(value["labels"]), tuple(value["gains"]))
-
-    @classmethod
-    def load(cls, name: str) -> LabelSet:
-        """A shipped label set by name, or a user's own from a YAML file with the keys name, labels, gains.
-
-        Raises:
-            UserError: Neither a shipped name nor a readable file.
-        """
-        if name in LABEL_SETS:
-            return LABEL_SETS[name]
-        if not Path(name).is_file():
-            raise UserError(f"label set {name!r} is neither one of {sorted(LABEL_SETS)} nor a YAML file")
-        try:
-            return cls.from_dict(yaml.safe_load(Path(name).read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{name}: not a readable YAML file: {error}") from error
-
-
-LABEL_SETS = {
-    "esci": LabelSet("esci", ("Exact", "Substitute", "Complement", "Irrelevant"), (1.0, 0.1, 0.01, 0.0)),
-    "wands": LabelSet("wands", ("Exact", "Partial", "Irrelevant"), (1.0, 0.5, 0.0)),
-}
-"""Shipped label sets. ESCI's gains are those of its ranking task (Reddy et al. 2022, arXiv 2206.06588, section 4);
-WANDS gives no gains with its three grades: 1, 0.5, 0 are ours."""
-
-
-@dataclass(frozen=True)
-class ItemText:
-    """The template that makes an item's text from its fields, e.g. ``"{title} {brand}"``.
-
-    Args:
-        template: A format string over the columns of :data:`ITEM_FIELDS`. Missing fields are empty; white space is
-            folded afterwards.
-
-    Raises:
-        UserError: The template names no field or an unknown one.
-    """
-
-    template: str = "{title}"
-
-    def __post_init__(self) -> None:
-        try:
-            fields = set(self.fields)
-        except ValueError as error:
-            raise UserError(f"item text template {self.template!r}: {error}") from error
-        if not fields or not fields <= set(ITEM_FIELDS):
-            raise UserError(
-                f"item text template {self.template!r}: names {sorted(fields - set(ITEM_FIELDS)) or 'no field'}; "
-                f"the fields are {', '.join(ITEM_FIELDS)}"
-            )
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The columns that the template names, each once, in order."""
-        return tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(self.template) if name is not None))
-
-    def render(self, item: dict[str, Any]) -> str:
-        """One item's text."""
-        values = {name: item.get(name) for name in self.fields}
-        text = {name: " > ".join(v) if isinstance(v, list | tuple) else str(v or "") for name, v in values.items()}
-        return " ".join(self.template.format(**text).split())
 
 
 def normalise_query(query: str) -> str:

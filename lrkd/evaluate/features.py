@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from lrkd.data.tokens import TokenCache
+from lrkd.data.pair_tokens import TokenCache
 from lrkd.sentence_encoder import Precision
 from lrkd.student import StudentLRKD
 from lrkd.student.encoder import pool

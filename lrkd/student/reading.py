@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
-from lrkd.data.tokens import TOKEN, FlatTokens, PairLayout, TokenCache
+from lrkd.data.pair_tokens import FlatTokens, PairLayout, TokenCache, encode
 from lrkd.data.types import ItemText, TripleBatch
 from lrkd.pretrained import resolve
 from lrkd.student.lrkd import StudentLRKD
@@ -36,18 +35,13 @@ class PairReader:
 
     def tokens(self, queries: Sequence[str], items: Sequence[str]) -> TokenCache:
         """The tokens of N pairs, given the texts of their queries and items."""
-        encode = self.tokenizer.backend_tokenizer.encode_batch_fast
-        ids = [[e.ids for e in encode(list(texts), add_special_tokens=False)] for texts in (queries, items)]
-        return self.lay_out(*ids)
+        backend = self.tokenizer.backend_tokenizer
+        return self.lay_out(*([ids for piece in encode(backend, texts) for ids in piece] for texts in (queries, items)))
 
     def lay_out(self, queries: Sequence[list[int]], items: Sequence[list[int]]) -> TokenCache:
         """The same, given the token ids of queries and items without special tokens."""
-        return TokenCache(_flat(queries), _flat(items), self._layout, self._max_length, self._query_cap)
-
-
-def _flat(texts: Sequence[list[int]]) -> FlatTokens:
-    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-    return FlatTokens(np.fromiter(chain.from_iterable(texts), TOKEN, int(offsets[-1])), offsets)
+        flat = FlatTokens.of(queries), FlatTokens.of(items)
+        return TokenCache(*flat, self._layout, self._max_length, self._query_cap)
 
 
 def token_batch(tokens: TokenCache, rows: np.ndarray, device: torch.device) -> TripleBatch:

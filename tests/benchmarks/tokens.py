@@ -43,7 +43,8 @@ import hashlib, json, sys
 import numpy as np
 from pathlib import Path
 from transformers import AutoTokenizer
-from lrkd.data.tokens import PairLayout, TokenCache, load_flat
+from lrkd.data.pair_tokens import PairLayout, TokenCache
+from lrkd.data.tokens import load_flat
 from lrkd.pretrained import resolve
 folder, = (Path(sys.argv[1]) / "tokens").iterdir()
 layout = PairLayout.of(AutoTokenizer.from_pretrained(resolve(sys.argv[2])))

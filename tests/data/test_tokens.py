@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
-from lrkd.data import tokens
+from lrkd.data import pair_tokens, tokens
+from lrkd.data.pair_tokens import FlatTokens, PairLayout, TokenCache
 from lrkd.data.pairs import iter_pairs, write_table
-from lrkd.data.tokens import FlatTokens, PairLayout, TokenCache, build_token_cache, load_flat, token_fingerprint
+from lrkd.data.tokens import build_token_cache, load_flat, token_fingerprint
 from lrkd.data.types import PAIRS_SCHEMA, ItemText
 from lrkd.errors import UserError
 
@@ -57,7 +58,7 @@ def open_cache(folder, tokenizer, max_length, query_cap):
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [5], [3, 0]], ids=str)
 def test_a_batch_is_the_tokenizers_own_encoding_of_the_pairs(max_length, rows, tokenizer, tmp_path):
     own = tokenizer(
-        *([PAIRS[row][part] for row in rows] for part in (0, 1)),
+        [PAIRS[row][0] for row in rows], [" ".join(PAIRS[row][1].split()) for row in rows],
         truncation="only_second", max_length=max_length, padding="longest", return_token_type_ids=True,
     )  # fmt: skip
     segments = [[-1 if s is None else s for s in own.sequence_ids(i)] for i in range(len(rows))]
@@ -69,6 +70,11 @@ def test_a_batch_is_the_tokenizers_own_encoding_of_the_pairs(max_length, rows, t
     assert batch["type_ids"].tolist() == own["token_type_ids"]
     assert batch["segments"].tolist() == segments
     assert cache.lengths[rows].tolist() == batch["mask"].sum(1).tolist()
+    longer = cache.batch(np.array(rows), length=70)
+    for name, array in batch.items():
+        assert np.array_equal(longer[name][:, : array.shape[1]], array)
+    assert longer["mask"].shape == (len(rows), 70)
+    assert not longer["mask"][:, batch["mask"].shape[1] :].any()
     if 0 in rows:
         assert cache.cut[1][0] > 0 if max_length == 24 else cache.cut[1][0] == 0
 
@@ -139,7 +145,7 @@ def test_a_cache_is_made_once(tiny_encoder, tmp_path, monkeypatch):
     root, tokenizer = write_root(tmp_path / "root"), AutoTokenizer.from_pretrained(tiny_encoder)
     folder = build_token_cache(root, tokenizer, ItemText(), tmp_path / "cache")
     assert json.loads((folder / "fingerprint.json").read_text()) == token_fingerprint(root, tokenizer, ItemText())
-    monkeypatch.setattr(tokens, "_encode", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr(tokens, "encode", lambda *_: pytest.fail("tokenised again"))
     again = AutoTokenizer.from_pretrained(tiny_encoder)
     again("a", "b", truncation=True, max_length=8, padding="max_length")  # which a tokenizer remembers
     assert build_token_cache(root, again, ItemText(), tmp_path / "cache") == folder
@@ -160,14 +166,14 @@ def test_other_pairs_tokenizer_or_template_make_another_cache(tiny_encoder, tiny
 def test_a_cache_that_was_left_unfinished_is_made_anew(tiny_encoder, tmp_path, monkeypatch):
     root, tokenizer = write_root(tmp_path / "root"), AutoTokenizer.from_pretrained(tiny_encoder)
     whole = build_token_cache(root, tokenizer, ItemText(), tmp_path / "whole")
-    encode = tokens._encode
+    encode = tokens.encode
 
     def killed(backend, texts):
         if "Phone case" in texts:
             raise KeyboardInterrupt
         return encode(backend, texts)
 
-    monkeypatch.setattr(tokens, "_encode", killed)
+    monkeypatch.setattr(tokens, "encode", killed)
     with pytest.raises(KeyboardInterrupt):
         build_token_cache(root, tokenizer, ItemText(), tmp_path / "cache")
     monkeypatch.undo()
@@ -182,7 +188,7 @@ def test_a_file_read_in_pieces_gives_the_same_cache(batch_rows, encode_texts, ti
     root, tokenizer = write_root(tmp_path / "root"), AutoTokenizer.from_pretrained(tiny_encoder)
     whole = build_token_cache(root, tokenizer, ItemText(), tmp_path / "whole")
     monkeypatch.setattr(tokens, "iter_pairs", functools.partial(iter_pairs, batch_rows=batch_rows))
-    monkeypatch.setattr(tokens, "ENCODE_TEXTS", encode_texts)
+    monkeypatch.setattr(pair_tokens, "ENCODE_TEXTS", encode_texts)
     pieces = build_token_cache(root, tokenizer, ItemText(), tmp_path / "pieces")
     for name in ("query.ids", "query.lengths", "item.ids", "item.lengths"):
         assert (pieces / name).read_bytes() == (whole / name).read_bytes()

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from lrkd.data.pairs import read_pairs
-from lrkd.data.tokens import item_texts
 from lrkd.data.triples import TripleDataModule
 from lrkd.data.types import LabelSet
 from lrkd.evaluate.features import student_features
@@ -30,7 +29,7 @@ def student(request):
 def read(student, root):
     reader = PairReader(student)
     pairs = read_pairs(root)
-    return reader.tokens(pairs["query"].to_pylist(), item_texts(pairs, reader.item_text))
+    return reader.tokens(pairs["query"].to_pylist(), reader.item_text.render_table(pairs))
 
 
 def test_tokens_are_those_of_the_data_module(student, tiny_root, tmp_path):

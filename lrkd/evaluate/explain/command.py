@@ -176,14 +176,13 @@ def _explain_pairs(
 ) -> None:
     import numpy as np
 
-    from lrkd.data.tokens import item_texts
     from lrkd.evaluate.explain.explanations import explanation_table, show_explanations, write_explanations
     from lrkd.evaluate.features import student_features
     from lrkd.student.reading import PairReader
 
     labels = student.record.label_set.labels
     reader = PairReader(student.model)
-    tokens = reader.tokens(pairs["query"].to_pylist(), item_texts(pairs, reader.item_text))
+    tokens = reader.tokens(pairs["query"].to_pylist(), reader.item_text.render_table(pairs))
     made = student_features(student.model, tokens, np.arange(pairs.num_rows), **how)
     assert made.latents is not None
     nearest = built.index.search(made.latents, neighbours)
