@@ -113,7 +113,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint chromium
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 chromium: setup
 	sh tests/chromium.sh $(BIN)/python

@@ -93,7 +93,7 @@ def draw_curves(path: Path, curves: Mapping[str, Sequence[Curve]], baseline: str
         tidy(axis)
     for axis in axes[len(curves) :]:
         axis.set_visible(False)
-    figure.supylabel(f"validation macro-F1 {axis_range(low, high)}", fontsize=9)
+    figure.supylabel(f"validation macro-F1\n{axis_range(low, high)}", fontsize=9)
     grey = f"; dashed: the mean of {baseline}" if behind else ""
     note(figure, f"x: epoch; thin: the n runs, thick: their mean{grey}")
     save(figure, path)

@@ -18,7 +18,9 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure  # a third of a second that other commands need not pay
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=0.05, hspace=0.06), dpi=160)
+    return Figure(
+        figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.08, wspace=0.05, hspace=0.06), dpi=160
+    )
 
 
 def tidy(axis: Any, grid: str = "both") -> None:

@@ -53,7 +53,7 @@ def _draw_bins(upper: Any, lower: Any, confidence: np.ndarray, right: np.ndarray
     upper.scatter(mean[~few], share[~few], s=30, color=DARK, zorder=3)
     upper.scatter(mean[few], share[few], s=30, facecolors="white", edgecolors=DARK, zorder=3)
     lower.bar((np.arange(ECE_BINS) + 0.5) / ECE_BINS, count, width=0.9 / ECE_BINS, color=LIGHT)
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (upper, lower):
         tidy(axis)
 
