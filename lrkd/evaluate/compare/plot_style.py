@@ -48,8 +48,9 @@ def plain(text: str) -> str:
 
 
 def wrapped(text: str, width: int = 30) -> str:
-    """A name broken into short lines."""
-    return plain(textwrap.fill(text, width))
+    """A name broken into short lines, after its underscores too; an equation stays whole."""
+    text = text.replace("_", "_ ").replace(" = ", "\u00a0=\u00a0")
+    return plain(textwrap.fill(text, width).replace("_ ", "_"))
 
 
 def round_limits(values: list[float], *, least: float = 0.0, most: float = 1.0) -> tuple[float, float]:
