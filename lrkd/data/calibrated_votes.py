@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from lrkd.errors import UserError
 
@@ -32,6 +30,8 @@ def calibrated_votes(shares: np.ndarray, label: np.ndarray, query: np.ndarray, t
     Raises:
         UserError: The training pairs with a gold label and a verdict are of a single query, or of a single label.
     """
+    from sklearn.model_selection import GroupKFold  # slow to import, and few runs need it
+
     features = shares.reshape(len(shares), -1)
     voted = np.asarray(features.any(1))
     fitted = train[voted[train] & (label[train] >= 0)]
@@ -52,6 +52,8 @@ def calibrated_votes(shares: np.ndarray, label: np.ndarray, query: np.ndarray, t
 
 
 def _predicted(features: np.ndarray, label: np.ndarray, asked: np.ndarray, classes: int) -> np.ndarray:
+    from sklearn.linear_model import LogisticRegression
+
     known = np.unique(label)
     probability = np.zeros((len(asked), classes))
     if len(known) == 1:  # nothing to fit: all that was seen has this label

@@ -63,8 +63,9 @@ class SoftLabelSource:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the files' bytes."""
-        return hashlib.sha256("".join(map(file_fingerprint, self.files)).encode()).hexdigest()
+        """SHA-256 over the files' bytes and, of votes, how they are read."""
+        read = self.given if self.given == CALIBRATED_VOTES else ""
+        return hashlib.sha256((str(read) + "".join(map(file_fingerprint, self.files))).encode()).hexdigest()
 
     def read(self, pairs: JudgedPairs, labels: LabelSet, perspectives: Sequence[str] | None) -> SoftLabels:
         """The soft labels of N pairs.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -43,12 +45,7 @@ class InteractionExtractor(Extractor):
 
     def forward(self, tokens: TokenStates) -> Tensor:
         """Latents (B, P, R)."""
-        query, item = (_mean(tokens.states, tokens.segments == segment) for segment in (0, 1))
+        query, item = (replace(tokens, mask=tokens.segments == segment).mean() for segment in (0, 1))
         features = torch.cat([query, item, (query - item).abs(), query * item], -1)
         latents: Tensor = self.outer(self.dropout(self.inner(features)))
         return latents.reshape(-1, self.num_perspectives, self.target_size)
-
-
-def _mean(states: Tensor, mask: Tensor) -> Tensor:
-    weight = mask.unsqueeze(-1)
-    return states.masked_fill(~weight, 0).sum(1) / weight.sum(1).clamp_min(1)

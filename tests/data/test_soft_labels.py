@@ -141,3 +141,5 @@ def test_a_source_reads_votes_or_files_and_its_digest_follows_their_bytes(tiny_r
     pq.write_table(pa.table({"pair_id": ["a"], "p/Good": [0.5], "p/Bad": [0.5]}), files[0])
     assert digest != SoftLabelSource([str(file) for file in files], "logits", []).digest
     assert str(SoftLabelSource("x.parquet", "logits", [])) == "x.parquet"
+    as_votes, calibrated = (SoftLabelSource(given, "logits", files).digest for given in ("votes", "calibrated_votes"))
+    assert as_votes != calibrated  # a run is not gone on with on the other's labels
