@@ -28,6 +28,7 @@ FILES = {
     "/style.css": ("style.css", "text/css"),
     "/rank.js": ("rank.js", "text/javascript"),
     "/api.js": ("api.js", "text/javascript"),
+    "/make.js": ("make.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 SECURITY = {

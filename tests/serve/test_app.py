@@ -292,7 +292,18 @@ def test_a_key_guards_what_tells_of_the_model(serve):
         for path, sent in (("/score", body), ("/rank", body), ("/about", None), ("/metrics", None)):
             answer = served.ask(path, sent, headers=wrong)
             assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-    for path in ("/", "/docs", "/style.css", "/rank.js", "/api.js", "/icon.svg", "/openapi.json", "/health", "/ready"):
+    for path in (
+        "/",
+        "/docs",
+        "/style.css",
+        "/rank.js",
+        "/api.js",
+        "/make.js",
+        "/icon.svg",
+        "/openapi.json",
+        "/health",
+        "/ready",
+    ):
         assert served.ask(path).status == 200, path
     assert served.ask("/score", body, headers=right).status == 200
     assert served.ask("/metrics", headers=right).status == 200

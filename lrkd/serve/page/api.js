@@ -1,13 +1,6 @@
 // Shows openapi.json as a page, without anything from elsewhere.
 
-function make(tag, { text, classes, ...attributes } = {}, ...children) {
-  const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = text;
-  if (classes) element.className = classes;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
+import { make } from "./make.js";
 
 // Markdown's `code`, which descriptions have.
 const marked = (text) => text.split("`").map((part, n) => (n % 2 ? make("code", { text: part }) : part));

@@ -1,17 +1,10 @@
 // The page for people: asks /rank and shows what it says. Texts are set as text, never as HTML.
 
+import { make } from "./make.js";
+
 const $ = (id) => document.getElementById(id);
 const COLOURS = 6;
 let about = { labels: [], fields: ["title"], explanations: null, examples: [] };
-
-function make(tag, { text, classes, ...attributes } = {}, ...children) {
-  const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = text;
-  if (classes) element.className = classes;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
 
 const plain = (name) => name.replaceAll("_", " ");
 
