@@ -94,7 +94,10 @@ def make_run(folder, student, root, cache, **data):
 
 
 def root_that_agrees(folder, root, student, cache, split="val"):
-    """A copy of a data root in which the student is always right, so that every label that an export changes costs."""
+    """A copy of a data root in which the student is always right, so that every label that an export changes costs.
+
+    Its pairs are of one split; the same items for other queries are for training, which int8 is calibrated on.
+    """
     data = TripleDataModule(str(root), student.hparams["encoder"], cache_dir=str(cache), **student.hparams["text"])
     data.prepare_data()
     data.setup("validate")
@@ -103,5 +106,8 @@ def root_that_agrees(folder, root, student, cache, split="val"):
     labels = pa.array([ESCI.labels[place] for place in found])
     pairs = pairs.set_column(pairs.column_names.index("label"), "label", labels)
     pairs = pairs.set_column(pairs.column_names.index("split"), "split", pa.array([split] * pairs.num_rows))
-    write_table(pairs, folder / "pairs.parquet", PAIRS_SCHEMA)
+    other = pairs.to_pandas()
+    other = other.assign(**{name: "new " + other[name] for name in ("pair_id", "query_id", "query")}, split="train")
+    both = pa.concat_tables([pairs, pa.Table.from_pandas(other, pairs.schema, preserve_index=False)])
+    write_table(both, folder / "pairs.parquet", PAIRS_SCHEMA)
     return folder

@@ -16,17 +16,18 @@ from torch import nn
 from lrkd.data.pair_tokens import PairLayout, backend_of
 from lrkd.data.pairs import file_fingerprint
 from lrkd.data.triples import TripleDataModule
+from lrkd.errors import UserError
 from lrkd.evaluate.attention import latent_names
 from lrkd.hparams import component_factory
 from lrkd.pretrained import load_tokenizer
 from lrkd.runs import RunRecord
 from lrkd.serve.card import MODEL_FILE, TOKENIZER_FILE, StudentCard
-from lrkd.serve.int8 import to_int8
+from lrkd.serve.int8 import largest_inputs, to_int8
 from lrkd.serve.model_card import write_model_card
 from lrkd.serve.onnx_model import TensorStudent, write_onnx
 from lrkd.serve.parity import Parity, sweep
 from lrkd.serve.scorer import Scorer, cores, session
-from lrkd.serve.split_gate import GateSplit, compare_on_split
+from lrkd.serve.split_gate import GateSplit, compare_on_split, student_logits
 from lrkd.student import StudentLRKD
 
 Precision = Literal["float32", "int8"]
@@ -34,6 +35,7 @@ Precision = Literal["float32", "int8"]
 TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "int8": 0.1}
 """How far logits and latents of the graph may be from torch's. Rounding makes about 1e-5 in float32; of integers, a
 value halfway between two may go either way."""
+CALIBRATION_PAIRS = 1024
 PACKAGES = ("lrkd", "torch", "transformers", "tokenizers", "onnx", "onnxruntime")
 
 
@@ -58,14 +60,29 @@ def load_student(record: RunRecord, root: str | None = None) -> tuple[StudentLRK
     return student, component_factory(made, TripleDataModule, f"{file}: data")()
 
 
+def int8_student(student: StudentLRKD, data: TripleDataModule) -> StudentLRKD:
+    """A copy whose encoder computes with integers, calibrated on training pairs drawn by a fixed seed.
+
+    Raises:
+        UserError: The data have no training pair.
+    """
+    rows = data.rows("train")
+    if not len(rows):
+        raise UserError(f"{data.root}: int8 is calibrated on training pairs, and has none here; give another --root")
+    if len(rows) > CALIBRATION_PAIRS:
+        rows = np.random.default_rng(0).choice(rows, CALIBRATION_PAIRS, replace=False)
+    student = copy.deepcopy(student)
+    to_int8(student.encoder, largest_inputs(student.encoder, lambda: student_logits(student, data.tokens, rows)))
+    return student
+
+
 def write_graph(student: StudentLRKD, data: TripleDataModule, folder: Path, precision: Precision) -> Parity:
     """Write tokenizer and graph; the graph passes the first gate."""
     tokenizer = load_tokenizer(str(student.hparams["encoder"]))
     backend_of(tokenizer).save(str(folder / TOKENIZER_FILE))
     network = TensorStudent(student)
     if precision == "int8":
-        network = copy.deepcopy(network)
-        to_int8(network.student.encoder)
+        network = TensorStudent(int8_student(student, data))
     write_onnx(network, folder / MODEL_FILE)
     graph = session(folder / MODEL_FILE, cores())
     names = [node.name for node in graph.get_inputs()]

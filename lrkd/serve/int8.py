@@ -1,6 +1,8 @@
-"""Matrix products of 8-bit integers whose rows do not depend on each other, so that batches do not change scores."""
+"""Matrix products of 8-bit integers whose scales are fixed beforehand, so that batches do not change scores."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,33 +13,41 @@ LEVELS = 127
 ZERO = 128
 """What stands for 0: onnxruntime's fast products take unsigned activations and signed weights."""
 SMALLEST = 1e-10
-"""Of a scale: a row or column of zeros stays one."""
+"""Of a scale: an output whose weights are all zero stays one."""
+QUIET = 0.01
+"""An input that is hardly ever active has this share of the loudest one's range at least."""
 
 
 class Int8Linear(nn.Module):
-    """``y = x Wᵀ + b`` on 8-bit integers: weights with a scale an output, activations with a scale a token.
+    """``y = x Wᵀ + b`` on 8-bit integers: a fixed scale an input, which the weights take over, and one an output.
 
-    With ``s = max_k |x_k| / 127`` of each row and ``t = max_k |W_nk| / 127`` of each output,
-    ``y_n = s · t_n · Σ_k round(x_k / s) · round(W_nk / t_n) + b_n``. onnxruntime's own dynamic quantisation has one
-    scale for the whole batch instead, with which a pair's score depends on its neighbours, and one large activation
-    coarsens all others (Xiao et al. 2023, arXiv 2211.10438, section 3).
+    With ``s_k = max |x_k| / 127`` over calibration pairs, ``V_nk = s_k W_nk`` and ``t_n = max_k |V_nk| / 127``,
+    ``y_n = t_n · Σ_k round(x_k / s_k) · round(V_nk / t_n) + b_n``; ``round(x_k / s_k)`` is held within 8 bits. A few
+    inputs of a transformer are far larger than the others, which one scale for all would coarsen; weights have no such
+    extremes, and take the difference well (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, with all of it moved:
+    α = 1). onnxruntime's own dynamic quantisation has one scale for the whole batch instead, with which a pair's score
+    depends on its neighbours; and a scale a row, found while scoring, costs more than the products.
 
     Args:
         linear: The layer in float.
+        largest: (K,) the largest magnitude of each input that calibration saw (:func:`largest_inputs`).
 
     Shapes: (..., K) to (..., N).
     """
 
     matrix: Tensor
+    inverse: Tensor
     scale: Tensor
     zero: Tensor
     one: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, largest: Tensor) -> None:
         super().__init__()
-        weight = linear.weight.detach()
+        step = largest.clamp_min(max(SMALLEST, QUIET * float(largest.max()))) / LEVELS
+        weight = linear.weight.detach() * step
         scale = (weight.abs().amax(1) / LEVELS).clamp_min(SMALLEST)
         self.register_buffer("matrix", (weight / scale.unsqueeze(1)).round().to(torch.int8).T.contiguous())  # (K, N)
+        self.register_buffer("inverse", 1 / step)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.tensor(ZERO, dtype=torch.uint8))
         self.register_buffer("one", torch.ones(()))
@@ -45,43 +55,64 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """In torch, with floats that hold the integers; in an ONNX export, with onnxruntime's operators."""
-        rows = x.reshape(-1, x.shape[-1])
-        step = (rows.abs().amax(1) / LEVELS).clamp_min(SMALLEST)
-        product = self._onnx_product(rows, step) if torch.onnx.is_in_onnx_export() else self._product(rows, step)
-        y = product * step.unsqueeze(1)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        scaled = x * self.inverse
+        if torch.onnx.is_in_onnx_export():
+            return self._onnx_product(scaled)
+        integers = scaled.round().clamp(-ZERO, ZERO - 1)
+        y = F.linear(integers, self.matrix.T.float()) * self.scale
+        return y if self.bias is None else y + self.bias
 
-    def _product(self, rows: Tensor, step: Tensor) -> Tensor:
-        integers = (rows / step.unsqueeze(1)).round()
-        return F.linear(integers, self.matrix.T.float()) * self.scale
-
-    def _onnx_product(self, rows: Tensor, step: Tensor) -> Tensor:
+    def _onnx_product(self, scaled: Tensor) -> Tensor:
         symbolic = torch.onnx.ops.symbolic
-        zeros = self.zero.expand(rows.shape[0])
-        integers = symbolic("::QuantizeLinear", (rows, step, zeros), {"axis": 0}, dtype=torch.uint8, shape=rows.shape)
+        given = (scaled, self.one, self.zero)
+        integers = symbolic("::QuantizeLinear", given, {}, dtype=torch.uint8, shape=scaled.shape)
         return symbolic(
             "com.microsoft::MatMulIntegerToFloat",
-            (integers, self.matrix, self.one, self.scale, self.zero),
+            (integers, self.matrix, self.one, self.scale, self.zero, None, self.bias),
             dtype=torch.float32,
-            shape=(rows.shape[0], self.matrix.shape[1]),
+            shape=(*scaled.shape[:-1], self.matrix.shape[1]),
             version=1,
         )
 
 
-def to_int8(module: nn.Module) -> int:
-    """Put :class:`Int8Linear` in the place of every linear layer inside a module.
+def largest_inputs(module: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
+    """The largest magnitude of each input of every linear layer inside a module, while something is run.
+
+    Args:
+        module: Its linear layers are watched.
+        run: Calls the module, with the pairs to calibrate on.
 
     Returns:
-        How many were replaced.
+        (K,) by the layer's name; a layer that was not called is not in it.
     """
-    found = [
-        (parent, name)
-        for parent in module.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear
-    ]
-    for parent, name in found:
-        setattr(parent, name, Int8Linear(getattr(parent, name)))
-    return len(found)
+    found: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            largest = inputs[0].detach().abs().reshape(-1, inputs[0].shape[-1]).amax(0)
+            found[name] = torch.maximum(found[name], largest) if name in found else largest
+
+        return see
+
+    linear = {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in linear.items()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def to_int8(module: nn.Module, largest: Mapping[str, Tensor]) -> None:
+    """Put :class:`Int8Linear` in the place of linear layers.
+
+    Args:
+        module: Holds them.
+        largest: What :func:`largest_inputs` found; other layers stay as they are.
+    """
+    for name, values in largest.items():
+        parent, _, own = name.rpartition(".")
+        linear = module.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        setattr(module.get_submodule(parent), own, Int8Linear(linear, values))

@@ -16,10 +16,13 @@ from lrkd.__main__ import main
 from lrkd.data.pair_tokens import PairLayout
 from lrkd.errors import UserError
 from lrkd.extractors import Extractor
-from lrkd.serve import Scorer, int8
+from lrkd.runs import read_run
+from lrkd.serve import Scorer, exporting
 from lrkd.serve.export import export_student
-from lrkd.serve.int8 import Int8Linear, to_int8
+from lrkd.serve.exporting import load_student
+from lrkd.serve.int8 import Int8Linear, largest_inputs, to_int8
 from lrkd.serve.parity import BATCHES, random_batch, sweep
+from lrkd.serve.split_gate import labelled_rows
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +177,8 @@ def test_an_extractor_that_cannot_be_traced_is_named(tiny_encoder, tiny_root, tm
 
 
 def test_an_export_that_loses_is_refused_by_how_much(run, tmp_path, monkeypatch, capsys):  # trap 43
-    monkeypatch.setattr(int8, "LEVELS", 1)  # the graph agrees with torch's integers, but they have three values
+    seen = exporting.largest_inputs  # the graph agrees with torch's integers, but calibration saw too little
+    monkeypatch.setattr(exporting, "largest_inputs", lambda *given: {k: v / 50 for k, v in seen(*given).items()})
     arguments = ["export", "--run", str(run), "--out", str(tmp_path / "out"), "--precision", "int8"]
     with pytest.raises(SystemExit):
         main(arguments)
@@ -208,25 +212,75 @@ def test_the_gate_takes_the_split_and_root_that_are_given(run, tiny_root, tmp_pa
 def test_int8_product_by_hand():
     linear = nn.Linear(2, 2)
     with torch.no_grad():
-        linear.weight.copy_(torch.tensor([[127.0, -1.4], [0.5, 0.25]]))
+        linear.weight.copy_(torch.tensor([[127.0, -0.7], [0.5, 0.125]]))
         linear.bias.copy_(torch.tensor([10.0, 20.0]))
-    # Scales of the outputs: 1 and 0.5 / 127; the integers: 127, -1 and 127, 64 (63.5 rounds to even).
-    # Row (254, 3): scale 2; integers 127, 2 (1.5 rounds to even). Row of zeros: zeros.
-    layer = Int8Linear(linear)
+    # Inputs of up to 127 and 254 have scales 1 and 2, which leave weights (127, -1.4) and (0.5, 0.25). Scales of the
+    # outputs: 1 and 0.5 / 127; the integers: 127, -1 and 127, 64 (63.5 rounds to even).
+    layer = Int8Linear(linear, torch.tensor([127.0, 254.0]))
     assert layer.matrix.T.tolist() == [[127, -1], [127, 64]]
-    found = layer(torch.tensor([[[254.0, 3.0]], [[0.0, 0.0]]]))
+    # Row (100, 3): integers 100, 2 (1.5 rounds to even). Zeros: zeros. What is beyond calibration is held at 127, -128.
+    found = layer(torch.tensor([[[100.0, 3.0]], [[0.0, 0.0]], [[1000.0, -1000.0]]]))
     expected = [
-        [2 * 1 * (127 * 127 - 2) + 10, 2 * 0.5 / 127 * (127 * 127 + 2 * 64) + 20],
+        [127 * 100 - 2 + 10, 0.5 / 127 * (127 * 100 + 64 * 2) + 20],
         [10, 20],
+        [127 * 127 + 128 + 10, 0.5 / 127 * (127 * 127 - 64 * 128) + 20],
     ]
     torch.testing.assert_close(found, torch.tensor(expected).unsqueeze(1))
 
 
-def test_int8_replaces_all_linear_layers_of_the_encoder_and_only_these(tiny_encoder):
-    student = make_student(tiny_encoder, "mlp")
-    assert to_int8(student.encoder) == 2 * 6
-    assert not [m for m in student.encoder.modules() if type(m) is nn.Linear]
-    assert [type(m) for m in (student.head, student.extractor.outer)] == [nn.Linear, nn.Linear]
+def test_int8_is_exact_to_the_rounding_of_inputs_with_very_different_ranges():
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 16)
+    x = torch.randn(500, 64) * torch.logspace(0, 2, 64)  # the loudest input is 100 times the most quiet one
+    layer = Int8Linear(linear, x.abs().amax(0))
+    error = (layer(x) - linear(x)).std() / linear(x).std()
+    assert error < 0.02
+    coarse = Int8Linear(linear, torch.full((64,), float(x.abs().max())))  # one scale for all
+    quiet = x * (torch.arange(64) < 32)
+    assert (coarse(quiet) - linear(quiet)).std() > 2 * (layer(quiet) - linear(quiet)).std()
+
+
+def test_an_input_that_calibration_never_saw_active_keeps_a_hundredth_of_the_largest_range():
+    linear = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(2))
+    found = Int8Linear(linear, torch.tensor([100.0, 0.0]))(torch.tensor([[0.0, 0.5], [0.0, 5.0]]))
+    torch.testing.assert_close(found[:, 1], torch.tensor([0.5, 1.0]), rtol=0.02, atol=0)
+
+
+def test_calibration_sees_the_largest_magnitude_of_every_input_over_all_batches():
+    module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.ModuleDict({"idle": nn.Linear(2, 2)}))
+    batches = [torch.tensor([[[1.0, -5.0]]]), torch.tensor([[[-2.0, 3.0]], [[0.5, 0.0]]])]
+    found = largest_inputs(module, lambda: [module[0](batch) for batch in batches])
+    assert {name: values.tolist() for name, values in found.items()} == {"0": [2.0, 5.0]}
+    to_int8(module, found)
+    assert [type(module[0]), type(module[2]["idle"])] == [Int8Linear, nn.Linear], "what was not called stays"
+    module[0](batches[0])
+    assert found["0"].tolist() == [2.0, 5.0], "nothing watches any more"
+
+
+def test_int8_is_calibrated_on_training_pairs_alone(run, tmp_path, monkeypatch):
+    student, data = load_student(read_run(run))
+    labelled_rows(student, data, "val", 1000)
+    seen = []
+    monkeypatch.setattr(exporting, "CALIBRATION_PAIRS", 10)
+    monkeypatch.setattr(exporting, "student_logits", lambda s, t, rows: seen.append(rows))
+    exporting.int8_student(student, data)
+    assert len(seen[0]) == len(set(seen[0])) == 10
+    assert set(seen[0]) <= set(data.rows("train"))
+    monkeypatch.setattr(data, "rows", lambda split: np.array([], int))
+    with pytest.raises(UserError, match="calibrated on training pairs, and has none here"):
+        exporting.int8_student(student, data)
+
+
+def test_int8_replaces_all_linear_layers_of_the_encoder_and_only_these(run):
+    student, data = load_student(read_run(run))
+    labelled_rows(student, data, "val", 1000)
+    integers = exporting.int8_student(student, data)
+    kinds = [type(m) for m in integers.encoder.modules() if isinstance(m, nn.Linear | Int8Linear)]
+    assert kinds == [Int8Linear] * 2 * 6
+    assert [type(m) for m in (integers.head, integers.extractor.outer)] == [nn.Linear, nn.Linear]
+    assert not [m for m in student.modules() if isinstance(m, Int8Linear)], "a copy"
 
 
 def test_int8_graph_has_integers_where_float_has_none(exported):

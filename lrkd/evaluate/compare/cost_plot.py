@@ -65,7 +65,7 @@ def _scale(axis: Any, values: Sequence[float]) -> str:
     """Set a scale that tells the values apart, and say which."""
     from matplotlib.ticker import EngFormatter
 
-    axis.xaxis.set_major_formatter(numbers := EngFormatter(sep=" "))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
     low, high = min(values), max(values)
     if high / low > 10:
         axis.set_xscale("log")
@@ -75,7 +75,10 @@ def _scale(axis: Any, values: Sequence[float]) -> str:
     margin = 0.15 * (high - low) or 0.05 * high
     low, high = (0.0 if low < 2 * (high - low) else low - margin), high + margin
     axis.set_xlim(low, high)
-    return "(axis from 0)" if low == 0 else f"(axis {numbers(low)} to {numbers(high)}, not from 0)"
+    if low == 0:
+        return "(axis from 0)"
+    ends = EngFormatter(places=1, sep=" ")
+    return f"(axis {ends(low)} to {ends(high)}, not from 0)"
 
 
 def side_by_side(axis: Any, values: Sequence[float]) -> list[float]:
