@@ -160,10 +160,12 @@ def draw(results: Results, file: Path) -> None:
     for axis, batch in zip(axes[0], batches, strict=True):
         own = sorted((cell for cell in cells if cell.batch == batch), key=lambda cell: cell.length)
         for number, name in enumerate(names):
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": SHAPES[number % len(SHAPES)]}
+            again = number // len(COLOURS)  # a colour's second contender has another shape, and a dashed line
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": SHAPES[(number + again) % len(SHAPES)]}
+            style |= {"linestyle": "--" if again else "-"}
             rates = [results.requests[cell][name].rate for cell in own]
             axis.plot([cell.length for cell in own], rates, label=name, **style)
-        axis.set(title=f"{batch} pairs a request", xlabel="tokens a pair", xscale="log", yscale="log")
+        axis.set(title=f"{batch} pair{'s' * (batch > 1)} a request", xlabel="tokens a pair", xscale="log", yscale="log")
         axis.set_xticks([cell.length for cell in own], [str(cell.length) for cell in own])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
