@@ -140,6 +140,7 @@ benchmarks-serve: $(if $(MODEL),setup)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py sweep --model $(MODEL)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py memory --model $(MODEL) --items 1
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/load.py shutdown --model $(MODEL)
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/serve/operators.py --model $(MODEL)
 	$(LRKD) bench --model $(MODEL) --root $(BENCHMARK_ROOT) --against torch-float32 torch-bfloat16 --out runs/benchmarks/bench
 
 clean:

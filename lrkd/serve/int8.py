@@ -26,7 +26,7 @@ class Int8Linear(nn.Module):
     inputs of a transformer are far larger than the others, which one scale for all would coarsen; weights have no such
     extremes, and take the difference well (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, with all of it moved:
     α = 1). onnxruntime's own dynamic quantisation has one scale for the whole batch instead, with which a pair's score
-    depends on its neighbours; and a scale a row, found while scoring, costs more than the products.
+    depends on its neighbours; a scale a row, found while scoring, takes several passes over the activations.
 
     Args:
         linear: The layer in float.

@@ -10,10 +10,9 @@ from typing import Any
 from lrkd.evaluate.compare.costs import Cost
 from lrkd.evaluate.compare.estimates import Row
 from lrkd.evaluate.compare.plot_style import (
-    COLOURS,
-    SHAPES,
     axis_range,
     bars,
+    look,
     new_figure,
     note,
     plain,
@@ -48,8 +47,7 @@ def draw_cost(path: Path, majority: Row, rows: Sequence[Row], cost: Cost) -> Non
         found = row.estimates["macro_f1"]
         axis.errorbar(
             place, found.mean, yerr=bars([found.mean], [found.interval]), markersize=7, elinewidth=1.2,
-            color=COLOURS[number % len(COLOURS)], label=wrapped(row.name), linestyle="none",
-            marker=SHAPES[(number + number // len(COLOURS)) % len(SHAPES)],
+            label=wrapped(row.name), **(look(number) | {"linestyle": "none"}),
         )  # fmt: skip
         edges += [found.mean, *(found.interval or ())]
     low, high = round_limits(edges)

@@ -13,6 +13,16 @@ SHAPES = "osD^vP"
 DARK, LIGHT, GREY, TEXT = "#0072B2", "#8FBFDF", "#6E6E6E", "#222222"
 
 
+def look(number: int) -> dict[str, str]:
+    """Colour, marker and line of the contender in place ``number``; where colours begin again, the others differ."""
+    again = number // len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": SHAPES[(number + again) % len(SHAPES)],
+        "linestyle": "--" if again % 2 else "-",
+    }
+
+
 def new_figure(width: float, height: float) -> Any:
     """A figure of that many inches."""
     from matplotlib.figure import Figure  # a third of a second that other commands need not pay

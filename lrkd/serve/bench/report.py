@@ -5,14 +5,12 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from lrkd.serve.bench.measure import Cell, Timing
 from lrkd.serve.card import StudentCard
 from lrkd.serve.scorer import cores
-
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-SHAPES = "osD^vP*"
 
 
 @dataclass
@@ -133,7 +131,17 @@ def _request_table(results: Results) -> list[str]:
                 f"| {cell.threads} | {cell.length} | {cell.batch} | {name} | {quantiles} | {timing.rate:,.0f} "
                 f"| {ours / timing.rate:.2f} |"
             )
-    return rows
+    return [*rows, "", *_over_all_shapes(results)]
+
+
+def _over_all_shapes(results: Results) -> list[str]:
+    """How many times as fast the export is as each other contender, over the requests' shapes."""
+    names = list(next(iter(results.requests.values())))[1:]
+    rows = ["| lrkd / this, over the shapes | geometric mean | lowest | highest |", "| --- | ---: | ---: | ---: |"]
+    for name in names:
+        ratios = [timings["lrkd"].rate / timings[name].rate for timings in results.requests.values()]
+        rows.append(f"| {name} | {geometric_mean(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+    return rows if names else []
 
 
 def _teacher_text(results: Results) -> str:
@@ -152,6 +160,8 @@ def draw(results: Results, file: Path) -> None:
     """Pairs a second by length, a panel a batch size, with the most threads that were measured."""
     import matplotlib.pyplot as plt
 
+    from lrkd.evaluate.compare.plot_style import look
+
     threads = max(cell.threads for cell in results.requests)
     cells = [cell for cell in results.requests if cell.threads == threads]
     batches = sorted({cell.batch for cell in cells})
@@ -160,11 +170,8 @@ def draw(results: Results, file: Path) -> None:
     for axis, batch in zip(axes[0], batches, strict=True):
         own = sorted((cell for cell in cells if cell.batch == batch), key=lambda cell: cell.length)
         for number, name in enumerate(names):
-            again = number // len(COLOURS)  # a colour's second contender has another shape, and a dashed line
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": SHAPES[(number + again) % len(SHAPES)]}
-            style |= {"linestyle": "--" if again else "-"}
             rates = [results.requests[cell][name].rate for cell in own]
-            axis.plot([cell.length for cell in own], rates, label=name, **style)
+            axis.plot([cell.length for cell in own], rates, label=name, **look(number))
         axis.set(title=f"{batch} pair{'s' * (batch > 1)} a request", xlabel="tokens a pair", xscale="log", yscale="log")
         axis.set_xticks([cell.length for cell in own], [str(cell.length) for cell in own])
         axis.minorticks_off()

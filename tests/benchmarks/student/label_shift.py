@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from sklearn.metrics import accuracy_score, f1_score
 
+from lrkd.runs import read_run
+
 SHIFTS = (-0.6, -0.4, -0.2, 0.0, 0.2)
 
 
@@ -25,9 +27,7 @@ def main() -> None:
     given = parser.parse_args()
     pairs = pq.read_table(given.root / "pairs.parquet", columns=["label", "fold"]).to_pandas()
     read = {
-        (method, fold): pq.read_table(
-            given.runs / f"{method}-fold{fold}-seed0" / "test_predictions.parquet"
-        ).to_pandas()
+        (method, fold): read_run(given.runs / f"{method}-fold{fold}-seed0").predictions("test").to_pandas()
         for method in given.methods
         for fold in given.folds
     }
@@ -41,11 +41,6 @@ def main() -> None:
             scores = [scored([read[m, f] for m in members], pairs[pairs.fold != f].label, shift) for f in given.folds]
             cells.append(" / ".join(f"{value:.3f}" for value in np.mean(scores, 0)))
         print(f"| {method} | {' | '.join(cells)} |")
-
-
-def predictions(run: Path) -> pd.DataFrame:
-    """What a run said of its test pairs."""
-    return pq.read_table(run / "test_predictions.parquet").to_pandas()
 
 
 def scored(tables: list[pd.DataFrame], training_labels: pd.Series, shift: float) -> tuple[float, float]:

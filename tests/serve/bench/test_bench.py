@@ -63,6 +63,9 @@ def test_the_report_has_ratios_and_the_share_of_the_peak(exported):
     assert f"| 2 | lrkd | by tokens | 50 | 1.00 | {share}% |" in text
     assert "| 2 | other | 64 | 12 | 4.00 |" in text
     assert "| 2 | 16 | 8 | other | 400.0 | 400.0 | 400.0 | 20 | 2.00 |" in text
+    # Of the three shapes one is told to be 8 times as fast: the cube root of 2 · 2 · 8.
+    made.requests[Cell(8, 16, 2)]["other"] = Timing(8, [1.6] * 3)
+    assert "| other | 3.17 | 2.00 | 8.00 |" in markdown(made)
     # 40 s for 4 pairs are 10 s each; the student judges 50 pairs a second.
     assert "50 tokens each after a prompt of 200: 10.00 s a pair" in text
     assert "20.00 ms a pair of the same data: 500 times as fast" in text
