@@ -22,7 +22,7 @@ from lrkd.hparams import component_factory
 from lrkd.pretrained import load_tokenizer
 from lrkd.runs import RunRecord
 from lrkd.serve.card import MODEL_FILE, TOKENIZER_FILE, StudentCard
-from lrkd.serve.int8 import largest_inputs, to_int8
+from lrkd.serve.int8 import input_ranges, to_int8
 from lrkd.serve.model_card import write_model_card
 from lrkd.serve.onnx_model import TensorStudent, write_onnx
 from lrkd.serve.parity import Parity, sweep
@@ -72,7 +72,7 @@ def int8_student(student: StudentLRKD, data: TripleDataModule) -> StudentLRKD:
     if len(rows) > CALIBRATION_PAIRS:
         rows = np.random.default_rng(0).choice(rows, CALIBRATION_PAIRS, replace=False)
     student = copy.deepcopy(student)
-    to_int8(student.encoder, largest_inputs(student.encoder, lambda: student_logits(student, data.tokens, rows)))
+    to_int8(student.encoder, input_ranges(student.encoder, lambda: student_logits(student, data.tokens, rows)))
     return student
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lrkd.data.types import TripleBatch
 from lrkd.errors import UserError
 from lrkd.serve.card import WEIGHTS_FILE
+from lrkd.serve.onnx_attention import scaled_dot_product_attention as attention
 from lrkd.student import StudentLRKD
 
 INPUTS = ("ids", "mask", "segments", "type_ids")
@@ -61,6 +62,7 @@ def write_onnx(network: TensorStudent, file: Path) -> None:
                 opset_version=OPSET,
                 input_names=list(INPUTS),
                 output_names=["logits", "latents"][: 1 + (student.extractor is not None)],
+                custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: attention},
                 dynamic_shapes=({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(INPUTS),
                 verbose=False,
             )

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from exported_students import make_run, make_student, root_that_agrees
@@ -20,7 +21,7 @@ from lrkd.runs import read_run
 from lrkd.serve import Scorer, exporting
 from lrkd.serve.export import export_student
 from lrkd.serve.exporting import load_student
-from lrkd.serve.int8 import Int8Linear, largest_inputs, to_int8
+from lrkd.serve.int8 import Int8Linear, input_ranges, to_int8
 from lrkd.serve.parity import BATCHES, random_batch, sweep
 from lrkd.serve.split_gate import labelled_rows
 
@@ -177,8 +178,9 @@ def test_an_extractor_that_cannot_be_traced_is_named(tiny_encoder, tiny_root, tm
 
 
 def test_an_export_that_loses_is_refused_by_how_much(run, tmp_path, monkeypatch, capsys):  # trap 43
-    seen = exporting.largest_inputs  # the graph agrees with torch's integers, but calibration saw too little
-    monkeypatch.setattr(exporting, "largest_inputs", lambda *given: {k: v / 50 for k, v in seen(*given).items()})
+    seen = exporting.input_ranges  # the graph agrees with torch's integers, but calibration saw too little
+    small = lambda *given: {name: (low / 50, high / 50) for name, (low, high) in seen(*given).items()}  # noqa: E731
+    monkeypatch.setattr(exporting, "input_ranges", small)
     arguments = ["export", "--run", str(run), "--out", str(tmp_path / "out"), "--precision", "int8"]
     with pytest.raises(SystemExit):
         main(arguments)
@@ -214,49 +216,82 @@ def test_int8_product_by_hand():
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[127.0, -0.7], [0.5, 0.125]]))
         linear.bias.copy_(torch.tensor([10.0, 20.0]))
-    # Inputs of up to 127 and 254 have scales 1 and 2, which leave weights (127, -1.4) and (0.5, 0.25). Scales of the
-    # outputs: 1 and 0.5 / 127; the integers: 127, -1 and 127, 64 (63.5 rounds to even).
-    layer = Int8Linear(linear, torch.tensor([127.0, 254.0]))
-    assert layer.matrix.T.tolist() == [[127, -1], [127, 64]]
-    # Row (100, 3): integers 100, 2 (1.5 rounds to even). Zeros: zeros. What is beyond calibration is held at 127, -128.
-    found = layer(torch.tensor([[[100.0, 3.0]], [[0.0, 0.0]], [[1000.0, -1000.0]]]))
+    # Inputs from -51 to 204 have steps of 1, and 0 is 51. Scales of the outputs: 1 and 0.5 / 127; the integers: 127, -1
+    # and 127, 32 (31.75).
+    layer = Int8Linear(linear, torch.tensor([-51.0, 0.0]), torch.tensor([204.0, 100.0]))
+    assert (layer.step, layer.zero, layer.inverse) == (1, 51, None)
+    assert layer.matrix.T.tolist() == [[127, -1], [127, 32]]
+    # Row (100, 2.5): integers 100, 2 (to even). Zeros: zeros. What is beyond calibration is held at 204, -51.
+    found = layer(torch.tensor([[[100.0, 2.5]], [[0.0, 0.0]], [[1000.0, -1000.0]]]))
     expected = [
-        [127 * 100 - 2 + 10, 0.5 / 127 * (127 * 100 + 64 * 2) + 20],
+        [127 * 100 - 2 + 10, 0.5 / 127 * (127 * 100 + 32 * 2) + 20],
         [10, 20],
-        [127 * 127 + 128 + 10, 0.5 / 127 * (127 * 127 - 64 * 128) + 20],
+        [127 * 204 + 51 + 10, 0.5 / 127 * (127 * 204 - 32 * 51) + 20],
     ]
     torch.testing.assert_close(found, torch.tensor(expected).unsqueeze(1))
 
 
-def test_int8_is_exact_to_the_rounding_of_inputs_with_very_different_ranges():
+def test_int8_inputs_get_a_scale_each_where_one_is_extreme_by_hand():
+    linear = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[1.0, 0.5, 0.01]]))
+    high = torch.tensor([1.0, 2.0, 100.0])  # 100 is 50 times the median
+    layer = Int8Linear(linear, -high, high)
+    # Divided by 1, 2 and 100 all are between -1 and 1, in steps of 2 / 255; the weights become 1, 1, 1, or 127 each.
+    assert layer.matrix.T.tolist() == [[127, 127, 127]]
+    found = layer(torch.tensor([[0.5, -1.0, 50.0], [1.0, 2.0, 0.0]]))  # integers 64, -64, 64 (63.75) and 127, 127, 0
+    torch.testing.assert_close(found, torch.tensor([[64.0], [254.0]]) * 2 / 255)
+    assert Int8Linear(linear, -high.clamp_max(20), high.clamp_max(20)).inverse is None, "10 times is not yet extreme"
+
+
+@pytest.mark.parametrize("loudest", [0.5, 3.0])  # powers of ten, to the most quiet input
+def test_int8_is_exact_to_the_rounding_of_inputs_with_very_different_ranges(loudest):
     torch.manual_seed(0)
     linear = nn.Linear(64, 16)
-    x = torch.randn(500, 64) * torch.logspace(0, 2, 64)  # the loudest input is 100 times the most quiet one
-    layer = Int8Linear(linear, x.abs().amax(0))
-    error = (layer(x) - linear(x)).std() / linear(x).std()
-    assert error < 0.02
-    coarse = Int8Linear(linear, torch.full((64,), float(x.abs().max())))  # one scale for all
-    quiet = x * (torch.arange(64) < 32)
-    assert (coarse(quiet) - linear(quiet)).std() > 2 * (layer(quiet) - linear(quiet)).std()
+    x = torch.randn(500, 64) * torch.logspace(0, loudest, 64)
+    layer = Int8Linear(linear, *x.aminmax(dim=0))
+    assert (layer(x) - linear(x)).std() / linear(x).std() < 0.02
+
+
+def test_int8_scales_of_their_own_keep_quiet_inputs_beside_extreme_ones(monkeypatch):
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 16)
+    quiet = torch.randn(500, 64) * (torch.arange(64) < 60)
+    seen = quiet + 50 * torch.randn(500, 64) * (torch.arange(64) >= 60)
+    own = Int8Linear(linear, *seen.aminmax(dim=0))
+    monkeypatch.setattr("lrkd.serve.int8.EXTREME", float("inf"))
+    common = Int8Linear(linear, *seen.aminmax(dim=0))
+    errors = [float((layer(quiet) - linear(quiet)).std()) for layer in (own, common)]
+    assert errors[0] < errors[1] / 2
+
+
+def test_int8_of_inputs_of_one_sign_uses_all_levels():
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 8)
+    x = torch.rand(200, 8)
+    layer = Int8Linear(linear, *x.aminmax(dim=0))
+    assert (layer.zero, layer.step) == (0, pytest.approx(float(x.max()) / 255))
 
 
 def test_an_input_that_calibration_never_saw_active_keeps_a_hundredth_of_the_largest_range():
     linear = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.eye(2))
-    found = Int8Linear(linear, torch.tensor([100.0, 0.0]))(torch.tensor([[0.0, 0.5], [0.0, 5.0]]))
+    layer = Int8Linear(linear, torch.tensor([-100.0, 0.0]), torch.tensor([100.0, 0.0]))
+    found = layer(torch.tensor([[0.0, 0.5], [0.0, 5.0]]))
     torch.testing.assert_close(found[:, 1], torch.tensor([0.5, 1.0]), rtol=0.02, atol=0)
 
 
-def test_calibration_sees_the_largest_magnitude_of_every_input_over_all_batches():
+def test_calibration_sees_the_range_of_every_input_over_all_batches():
     module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.ModuleDict({"idle": nn.Linear(2, 2)}))
     batches = [torch.tensor([[[1.0, -5.0]]]), torch.tensor([[[-2.0, 3.0]], [[0.5, 0.0]]])]
-    found = largest_inputs(module, lambda: [module[0](batch) for batch in batches])
-    assert {name: values.tolist() for name, values in found.items()} == {"0": [2.0, 5.0]}
+    found = input_ranges(module, lambda: [module[0](batch) for batch in batches])
+    ranges = {name: [values.tolist() for values in pair] for name, pair in found.items()}
+    assert ranges == {"0": [[-2.0, -5.0], [1.0, 3.0]]}
     to_int8(module, found)
     assert [type(module[0]), type(module[2]["idle"])] == [Int8Linear, nn.Linear], "what was not called stays"
-    module[0](batches[0])
-    assert found["0"].tolist() == [2.0, 5.0], "nothing watches any more"
+    module[0](100 * batches[0])
+    assert found["0"][1].tolist() == [1.0, 3.0], "nothing watches any more"
 
 
 def test_int8_is_calibrated_on_training_pairs_alone(run, tmp_path, monkeypatch):
@@ -289,3 +324,10 @@ def test_int8_graph_has_integers_where_float_has_none(exported):
     assert b"MatMulIntegerToFloat" not in sizes["float32"]
     assert str(Path(lrkd.__file__).parent).encode() not in sizes["float32"], "nothing of this machine"
     assert len(sizes["int8"]) < len(sizes["float32"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_no_transposes_are_around_the_encoders_attention(exported, precision):
+    kinds = [node.op_type for node in onnx.load(exported("mlp", precision)[1] / "model.onnx").graph.node]
+    assert kinds.count("Attention") == 2
+    assert "Transpose" not in kinds
