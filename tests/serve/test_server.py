@@ -4,6 +4,7 @@ import gc
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,6 +48,17 @@ def process():
     for one in started:
         one.kill()
         one.communicate()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_answer_is_sent_at_once(host):
+    """Without TCP_NODELAY its body waits until the client has acknowledged its head, which most do after 40 ms."""
+    try:
+        listening = server._listen(host, 0)
+    except UserError:
+        pytest.skip(f"this machine has no {host}")
+    with listening, socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])

@@ -1,5 +1,6 @@
 """What is measured, and in what order, with workers whose seconds the tests decide."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from lrkd.errors import UserError
 from lrkd.serve import Scorer
-from lrkd.serve.bench.contender import Contender
+from lrkd.serve.bench.contender import Contender, Worker
 from lrkd.serve.bench.measure import Cell, Timing, requests, stream
 from lrkd.serve.bench.pairs import pairs_of_length, pairs_of_root
 
@@ -92,3 +93,10 @@ def test_contenders_are_exports_or_backends_maybe_of_another_interpreter(tmp_pat
     assert Contender.parse(str(tmp_path), tmp_path / "backbone").kind == "export"
     with pytest.raises(UserError, match="--against torch: neither an exported folder nor one of torch-float32"):
         Contender.parse("torch", tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system keeps no process to a core")
+def test_a_worker_has_as_many_cores_as_threads(exported):
+    with Worker(Contender("ours", "export", exported("encoder")[1]), 1) as worker:
+        assert len(os.sched_getaffinity(worker._process.pid)) == 1
+    assert len(os.sched_getaffinity(0)) == len(os.sched_getaffinity(os.getppid())), "this one keeps all"
