@@ -193,7 +193,7 @@ class _Flat(nn.Module):
 
 
 def export_to_onnx(extractor: Extractor, tokens: TokenStates) -> Callable[[TokenStates], Tensor]:
-    """Export with ``torch.onnx.export(dynamo=True)``, batch and length dynamic.
+    """Export as ``python -m lrkd export`` does, batch and length dynamic.
 
     Args:
         extractor: In eval mode.
@@ -204,17 +204,10 @@ def export_to_onnx(extractor: Extractor, tokens: TokenStates) -> Callable[[Token
     """
     import onnxruntime
 
+    from lrkd.serve.onnx_model import traced
+
     names = ("states", "mask", "segments", "ids")
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    program = torch.onnx.export(
-        _Flat(extractor).eval(),
-        tuple(getattr(tokens, name) for name in names),
-        dynamo=True,
-        input_names=names,
-        dynamic_shapes=dict.fromkeys(names, dynamic),
-        verbose=False,
-    )
-    assert program is not None
+    program = traced(_Flat(extractor), tuple(getattr(tokens, name) for name in names), names)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     used = {node.name for node in session.get_inputs()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -42,8 +42,35 @@ class TensorStudent(nn.Module):
         return (output.logits,) if output.latents is None else (output.logits, output.latents)
 
 
+def traced(
+    module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str] | None = None
+) -> torch.onnx.ONNXProgram:
+    """``torch.onnx.export(dynamo=True)`` of a module whose arguments all begin with batch and length, both dynamic.
+
+    Args:
+        module: Is put into eval mode.
+        arguments: An example; at least two rows, so that the batch is not taken for a constant.
+        inputs: The arguments' names.
+        outputs: The results' names.
+    """
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.onnx.export(
+        module.eval(),
+        arguments,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=inputs,
+        output_names=outputs,
+        custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: attention},
+        dynamic_shapes=(dynamic,) * len(arguments),
+        verbose=False,
+    )
+    assert program is not None
+    return program
+
+
 def write_onnx(network: TensorStudent, file: Path) -> None:
-    """Trace a student with ``torch.onnx.export(dynamo=True)``.
+    """Trace a student (:func:`traced`).
 
     Args:
         network: Is put into eval mode.
@@ -55,16 +82,8 @@ def write_onnx(network: TensorStudent, file: Path) -> None:
     student = network.student
     try:
         with _quiet():
-            program = torch.onnx.export(
-                network.eval(),
-                example(student),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(INPUTS),
-                output_names=["logits", "latents"][: 1 + (student.extractor is not None)],
-                custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: attention},
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * len(INPUTS),
-                verbose=False,
+            program = traced(
+                network, example(student), INPUTS, ("logits", "latents")[: 1 + (student.extractor is not None)]
             )
     except Exception as error:  # the exporter raises what it comes across
         what = type(student.extractor).__name__ if student.extractor is not None else type(student.encoder).__name__
@@ -74,7 +93,6 @@ def write_onnx(network: TensorStudent, file: Path) -> None:
             "any batch and length (no Python branch on values, no .item()); lrkd.testing.ExtractorContract's "
             "test_onnx_export checks an extractor alone"
         ) from error
-    assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: most of a small file, with paths of this machine
     size = sum(p.numel() * p.element_size() for p in student.parameters())

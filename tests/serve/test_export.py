@@ -179,8 +179,11 @@ def test_an_extractor_that_cannot_be_traced_is_named(tiny_encoder, tiny_root, tm
 
 def test_an_export_that_loses_is_refused_by_how_much(run, tmp_path, monkeypatch, capsys):  # trap 43
     seen = exporting.input_ranges  # the graph agrees with torch's integers, but calibration saw too little
-    small = lambda *given: {name: (low / 50, high / 50) for name, (low, high) in seen(*given).items()}  # noqa: E731
-    monkeypatch.setattr(exporting, "input_ranges", small)
+
+    def too_small(*given):
+        return {name: (low / 50, high / 50) for name, (low, high) in seen(*given).items()}
+
+    monkeypatch.setattr(exporting, "input_ranges", too_small)
     arguments = ["export", "--run", str(run), "--out", str(tmp_path / "out"), "--precision", "int8"]
     with pytest.raises(SystemExit):
         main(arguments)

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lrkd.serve.onnx_attention import scaled_dot_product_attention
+from lrkd.serve.onnx_model import traced
 
 WIDTH = 8
+NAMES = ("query", "key", "value", "seen")
 
 
 class Attention(nn.Module):
@@ -18,34 +20,19 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.shared, self.mask, self.options = heads, shared, mask, options
 
-    def forward(self, query, key, value, lengths):
+    def forward(self, query, key, value, seen):
         q = query.unflatten(-1, (self.heads, WIDTH)).transpose(1, 2)
         k, v = (x.unflatten(-1, (self.shared, WIDTH)).transpose(1, 2) for x in (key, value))
-        seen = (torch.arange(key.shape[1]) < lengths.unsqueeze(1))[:, None, None]
+        seen = seen[:, None, None]
         mask = {None: None, "bool": seen, "float": torch.where(seen, 0.5, -1e4)}[self.mask]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **self.options).transpose(1, 2).flatten(2)
-
-
-def graph_of(module, *arguments):
-    dynamic = torch.export.Dim.DYNAMIC
-    program = torch.onnx.export(
-        module,
-        arguments,
-        dynamo=True,
-        opset_version=23,
-        input_names=["query", "key", "value", "lengths"],
-        dynamic_shapes=({0: dynamic, 1: dynamic},) * 3 + ({0: dynamic},),
-        custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: scaled_dot_product_attention},
-        verbose=False,
-    )
-    return program.model_proto
 
 
 def arguments(module, batch, queries, keys):
     widths = [module.heads * WIDTH, module.shared * WIDTH, module.shared * WIDTH]
     places = [queries, keys, keys]
     tensors = [torch.randn(batch, length, width) for length, width in zip(places, widths, strict=True)]
-    return *tensors, torch.randint(1, keys + 1, (batch,))
+    return *tensors, torch.arange(keys) < torch.randint(1, keys + 1, (batch, 1))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +50,7 @@ def arguments(module, batch, queries, keys):
 )
 def test_graph_gives_torchs_numbers_without_transposes(module):
     torch.manual_seed(0)
-    model = graph_of(module, *arguments(module, 3, 5, 7))
+    model = traced(module, arguments(module, 3, 5, 7), NAMES).model_proto
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("Attention") == 1
     assert "Transpose" not in kinds
@@ -71,7 +58,7 @@ def test_graph_gives_torchs_numbers_without_transposes(module):
     names = [node.name for node in session.get_inputs()]
     for shape in ((3, 5, 7), (2, 9, 9), (1, 1, 4)):
         given = arguments(module, *shape)
-        every = dict(zip(("query", "key", "value", "lengths"), given, strict=True))
+        every = dict(zip(NAMES, given, strict=True))
         found = session.run(None, {name: every[name].numpy() for name in names})
         torch.testing.assert_close(torch.from_numpy(found[0]), module(*given), rtol=1e-5, atol=1e-5)
 
